@@ -1,0 +1,129 @@
+"""Challenges on the ledger, and what they draw (spec §5.1, §5.2): the same code for prover, verifier and reader.
+
+A draw is fixed by the chain: request and nonce were committed to in the event, the randomness is that of a later
+block. What a chain operator who chooses prevrandao can do is not addressed here; on a devnet every verdict says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from polcommit import transcript as hashes
+from polcommit.encoding import digest
+from polcommit.errors import Refuted, SignatureInvalid, Unavailable
+from polcommit.events import Anchored, Block, Challenged, ChainIdentity, Registered
+from polcommit.records import Challenge, Manifest, Statement
+from polcommit.sampling import draw, kept_steps, opened_kept
+from polcommit.signing import challenge_message, verify
+
+
+class Ledger(Protocol):
+    """What is asked of a chain. Raises `Unavailable` where there is no answer."""
+
+    def identity(self) -> ChainIdentity: ...
+    def registration(self, run: bytes) -> Registered | None: ...
+    def account_registrations(self, account: bytes) -> tuple[Registered, ...]: ...
+    def anchors(self, run: bytes) -> tuple[Anchored, ...]: ...
+    def challenges(self, run: bytes) -> tuple[Challenged, ...]: ...
+    def block(self, number: int) -> Block: ...
+    def is_final(self, number: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a challenge asks to be opened."""
+
+    event: Challenged
+    seed: bytes                         # of the draw, 32 bytes
+    steps: tuple[int, ...]              # drawn steps, rising
+    kept: tuple[int, ...]               # steps of the kept states up to the head: all are sketched
+    opened_kept: tuple[int, ...]        # of those, the ones whose full state is opened
+
+
+def require_final(ledger: Ledger, number: int, what: str) -> None:
+    """Raises Unavailable while the block is not final by the reader's policy."""
+    if not ledger.is_final(number):
+        raise Unavailable(f"block {number} ({what}) is not final yet", hint="wait for more blocks and run it again")
+
+
+def counted_challenges(
+    chain: ChainIdentity, manifest: Manifest, events: tuple[Challenged, ...]
+) -> tuple[Challenged, ...]:
+    """Challenges that count: by an eligible verifier, validly signed, and the first event with that content.
+
+    Anybody can send the event again with the same signature; a copy is neither a challenge nor unanswered.
+    """
+    counted: dict[tuple[bytes, ...], Challenged] = {}
+    for event in sorted(events, key=lambda event: event.id):
+        if manifest.eligible(event.verifier) is None:
+            continue
+        message = challenge_message(
+            chain_id=chain.chain_id,
+            contract=chain.contract,
+            run=event.run,
+            commitment=event.commitment,
+            request=event.request,
+            nonce_commitment=event.nonce_commitment,
+        )
+        try:
+            verify(event.verifier, "sign/challenge", message, event.signature)
+        except SignatureInvalid:
+            continue        # by rule an event without an eligible verifier's valid signature is ignored
+        counted.setdefault((event.verifier, event.commitment, event.request, event.nonce_commitment), event)
+    return tuple(counted.values())
+
+
+def challenge_event(
+    ledger: Ledger, chain: ChainIdentity, manifest: Manifest, anchor: Anchored, challenge: Challenge
+) -> Challenged:
+    """The event of this challenge: signed by an eligible verifier, no copy, and after the anchor. Else Refuted (V6)."""
+    request = challenge.request
+    events = ledger.challenges(request.run)
+    event = next((event for event in events if event.id == challenge.id), None)
+    if event is None or event.position.block != challenge.block:
+        raise Refuted("V6", "challenge on the ledger", expected=challenge.id, found="no such event")
+    asked = (request.commitment, digest(request), hashes.nonce_commitment(challenge.nonce), request.verifier)
+    if (event.commitment, event.request, event.nonce_commitment, event.verifier) != asked:
+        raise Refuted("V6", "challenge event", expected=digest(request), found=event.request)
+    if event not in counted_challenges(chain, manifest, events):
+        raise Refuted("V6", "eligible verifier's signature", expected=request.verifier, found="none, or a copy")
+    if anchor.position >= event.position:
+        raise Refuted("V6", "challenge after the anchor", expected="a later event", found="an earlier one")
+    return event
+
+
+def resolve(
+    ledger: Ledger,
+    chain: ChainIdentity,
+    manifest: Manifest,
+    challenge: Challenge,
+    event: Challenged,
+    statements: tuple[Statement, ...],
+) -> Drawn:
+    """The draw of a challenge of the last of these heads (all of them, from the first).
+
+    Raises:
+        Refuted: the head has fewer steps than the request wants (V6).
+        Unavailable: the block of the randomness is not final yet.
+    """
+    request, last = challenge.request, statements[-1].steps
+    number = event.position.block + hashes.DELAY
+    require_final(ledger, number, "randomness of the draw")
+    seed = hashes.draw_seed(
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        run=request.run,
+        commitment=request.commitment,
+        challenge_id=challenge.id,
+        request=digest(request),
+        nonce=challenge.nonce,
+        prevrandao=ledger.block(number).prevrandao,
+    )
+    wanted = request.steps[-1] if request.steps else request.count
+    if wanted > last:
+        raise Refuted("V6", "request", expected=f"at most {last}", found=wanted)
+    kept = kept_steps(manifest.keep, tuple(statement.steps for statement in statements))
+    return Drawn(
+        event=event, seed=seed, steps=draw(seed, request, last), kept=kept, opened_kept=opened_kept(seed, kept, last)
+    )

@@ -1,0 +1,177 @@
+"""The third party: a finished bundle, a policy, and no keys (spec §6.3).
+
+V1 to V7 are checked here, against the policy's chain. What needs states and samples (V8 to V10, V12, V13) is
+taken on the signed word of a verifier that the policy trusts, or, where the bundle holds them in clear,
+re-executed. Where neither is to be had, the answer is `Unavailable`, never a guess.
+
+A bundle proves nothing about challenges that came after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from polcommit.disclosure import Established, PublicChecks, open_envelope, require_outer_signature
+from polcommit.draws import Ledger
+from polcommit.encoding import digest
+from polcommit.errors import Refuted, SignatureInvalid, Unavailable
+from polcommit.policy import Policy
+from polcommit.records import Challenge, Evidence, Finding, Verdict
+from polcommit.sampling import detection, forged_steps
+from polcommit.signing import verify_receipt
+from polcommit.summary import anchor_fields, public_fields
+
+HERE, WORD, FAILED, OPEN = "checked here", "word of the verifier", "failed", "not checked"
+PUBLIC = ("V1", "V2", "V3", "V4", "V5", "V6", "V7")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a third party may conclude. `checks` says of each step what the conclusion rests on."""
+
+    verdict: str                            # 'accepted', 'rejected' or 'inconclusive'
+    findings: tuple[Finding, ...]
+    checks: tuple[tuple[str, str], ...]
+    claimed: Verdict                        # the signed verdict in the bundle
+
+
+#: Re-executes a bundle's openings; returns a verdict of one's own.
+Replay = Callable[[Challenge, Evidence], Verdict]
+
+
+def judge(evidence: Evidence, policy: Policy, ledger: Ledger, replay: Replay | None = None) -> Judgement:
+    """Check a bundle against the policy and its chain.
+
+    Raises:
+        Unavailable: the chain does not answer, no trusted verifier has spoken and there is no replay, or
+            something is not final yet.
+    """
+    claimed = evidence.receipt.verdict
+    checks = {f"V{number}": OPEN for number in range(1, 14)}
+    checks["V1"] = HERE
+    try:
+        _check_public(evidence, policy, ledger, checks)
+    except Refuted as error:
+        checks[error.check] = FAILED
+        finding = Finding(
+            check=error.check, what=error.what, step=error.at, expected=error.expected, found=error.found
+        )
+        return Judgement("rejected", (finding,), tuple(checks.items()), claimed)
+    if replay is not None:
+        return _replayed(evidence, checks, replay)
+    return _on_word(policy, claimed, checks)
+
+
+def challenge_of(verdict: Verdict) -> Challenge | None:
+    """The challenge that a verdict says it answers; None where it did not come to one."""
+    if verdict.request is None or verdict.nonce is None or verdict.challenge is None or verdict.challenge_id is None:
+        return None
+    return Challenge(
+        request=verdict.request, nonce=verdict.nonce, id=verdict.challenge_id, block=verdict.challenge.block
+    )
+
+
+def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: dict[str, str]) -> None:
+    claimed = evidence.receipt.verdict
+    try:
+        verify_receipt(evidence.receipt)
+    except SignatureInvalid as error:
+        raise Refuted("V1", "signature of the verdict", expected=claimed.verifier, found="another key") from error
+    for what, stated, held in (
+        ("disclosure", claimed.disclosure, evidence.disclosure),
+        ("openings", claimed.openings, evidence.openings),
+    ):
+        if held is not None and digest(held) != stated:
+            raise Refuted("V1", what, expected=stated, found=digest(held))
+    if evidence.disclosure is None and claimed.disclosure is not None:
+        raise Refuted("V1", "disclosure", expected=claimed.disclosure, found="none")
+    policy.require_claimed_chain(
+        chain_id=claimed.chain_id, genesis=claimed.genesis, contract=claimed.contract, code=claimed.code
+    )
+    policy.require_chain(ledger.identity())
+    known = _check_steps(evidence, ledger, checks)
+    _check_fields(claimed, policy, ledger, evidence, known)
+    _check_demands(claimed, policy)
+
+
+def _check_steps(evidence: Evidence, ledger: Ledger, checks: dict[str, str]) -> Established | None:
+    """V2 to V7 over the disclosure, as far as the verdict says they held."""
+    claimed = evidence.receipt.verdict
+    challenge = challenge_of(claimed)
+    if evidence.disclosure is None or challenge is None:
+        if claimed.verdict == "accepted":
+            raise Refuted("V1", "bundle of an accepted run", expected="a disclosure and a challenge", found="none")
+        return None
+    public = PublicChecks(ledger, ledger.identity(), challenge, evidence.disclosure)
+    for name, step in public.steps:
+        step()
+        checks[name] = HERE
+    return public.established
+
+
+def _check_fields(
+    claimed: Verdict, policy: Policy, ledger: Ledger, evidence: Evidence, known: Established | None
+) -> None:
+    """Every public field of the verdict is what ledger, request and disclosure say."""
+    own = replace(policy, fraction=claimed.fraction, devnet=claimed.devnet)
+    challenge = challenge_of(claimed)
+    if known is not None and challenge is not None and evidence.disclosure is not None:
+        fields = public_fields(own, ledger, challenge, evidence.disclosure.heads[-1], known)
+    else:
+        anchor = next((event for event in ledger.anchors(claimed.run) if event.commitment == claimed.commitment), None)
+        if anchor is None:
+            raise Refuted("V2", "anchor on the ledger", expected=claimed.commitment, found="no such event")
+        fields = anchor_fields(own, ledger, anchor, claimed.prover)
+    registered, anchored = fields.pop("registrations")      # may have grown since
+    if claimed.registrations[0] > registered or claimed.registrations[1] > anchored:
+        raise Refuted("V2", "registrations of the account", expected=registered, found=claimed.registrations[0])
+    for name, value in fields.items():
+        if getattr(claimed, name) != value:
+            raise Refuted("V1", f"'{name}' in the verdict", expected=value, found=getattr(claimed, name))
+
+
+def _check_demands(claimed: Verdict, policy: Policy) -> None:
+    if policy.registered and not claimed.registered:
+        raise Refuted("V5", "registered before training", expected=True, found=False)
+
+
+def _replayed(evidence: Evidence, checks: dict[str, str], replay: Replay) -> Judgement:
+    challenge = challenge_of(evidence.receipt.verdict)
+    if challenge is None or evidence.openings is None or evidence.disclosure is None:
+        raise Unavailable(
+            "the bundle holds no states and samples to re-execute",
+            hint="ask the verifier for one made with 'challenge --with-openings', or check it without --replay",
+        )
+    own = replay(challenge, evidence)
+    for name, outcome in own.checks:
+        checks[name] = {"passed": HERE, "failed": FAILED}.get(outcome, outcome)
+    return Judgement(own.verdict, own.findings, tuple(checks.items()), evidence.receipt.verdict)
+
+
+def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgement:
+    if claimed.verifier not in policy.trusted:
+        raise Unavailable(
+            f"V8 to V10 rest on verifier {claimed.verifier.hex()}, whom the policy does not trust",
+            hint="add the key to [verifiers] trusted in the policy, or re-execute with --replay",
+        )
+    for name, outcome in claimed.checks:
+        if name in checks and name not in PUBLIC:
+            checks[name] = {"passed": WORD, "failed": FAILED}.get(outcome, outcome)
+    findings = claimed.findings
+    verdict = claimed.verdict
+    if verdict == "accepted" and _bought(claimed, policy) < policy.probability:
+        wanted, bought = f"at least {policy.probability:.3f}", f"{_bought(claimed, policy):.3f}"
+        findings = (
+            Finding(check="V6", what="probability of detection", step=None, expected=wanted, found=bought),
+        )
+        verdict = "inconclusive"
+    return Judgement(verdict, findings, tuple(checks.items()), claimed)
+
+
+def _bought(claimed: Verdict, policy: Policy) -> float:
+    """Detection at the reader's own fraction, for the steps that were drawn and re-executed."""
+    if claimed.size is None or claimed.request is None or claimed.request.strategy != "random":
+        return 0.0
+    population = claimed.size - 1
+    return detection(population, forged_steps(population, policy.fraction), len(claimed.reexecuted))

@@ -1,0 +1,78 @@
+"""Randomness and nonce in, steps out; and what a draw of that size detects (spec §5.2, soundness §1).
+
+The figure counts uniformly drawn steps only. It says how likely a draw meets at least one of m forged steps,
+not how m relates to the cost of forging.
+"""
+
+from __future__ import annotations
+
+import math
+
+from polcommit import prf
+from polcommit.encoding import tagged_hash
+from polcommit.errors import UsageError
+from polcommit.records import Request
+
+
+def draw(seed: bytes, request: Request, steps: int) -> tuple[int, ...]:
+    """The challenged steps, rising, of a head that covers steps 1 to `steps`.
+
+    'random' draws uniformly without replacement from `seed` (32 bytes); 'list' takes what the request lists.
+
+    Raises:
+        UsageError: the head has fewer steps than the request wants.
+    """
+    if request.strategy == "list":
+        if request.steps[-1] > steps:
+            raise UsageError(f"step {request.steps[-1]} of {steps}", hint=f"steps count from 1 to {steps}")
+        return request.steps
+    if request.count > steps:
+        raise UsageError(f"cannot draw {request.count} of {steps} steps", hint=f"ask for at most {steps}")
+    return tuple(index + 1 for index in prf.sample_without_replacement(seed, steps, request.count))
+
+
+def detection(population: int, forged: int, drawn: int) -> float:
+    """Probability that a uniform draw of `drawn` of `population` steps meets one of `forged`: 1 - C(N-m, n)/C(N, n)."""
+    if not 0 <= forged <= population or not 0 <= drawn <= population:
+        raise UsageError(f"{forged} forged and {drawn} drawn of {population} steps")
+    if drawn + forged > population:
+        return 1.0
+    # the product form stays exact where binomials would overflow a float
+    misses = math.fsum(math.log1p(-forged / (population - i)) for i in range(drawn))
+    return -math.expm1(misses)
+
+
+def forged_steps(population: int, fraction: float) -> int:
+    """m: the number of steps that make up at least this fraction of the run."""
+    if not 0 < fraction <= 1:
+        raise UsageError(f"fraction {fraction}", hint="a share of the steps, above 0 and at most 1")
+    return min(population, math.ceil(fraction * population - 1e-9))
+
+
+def draws_needed(population: int, fraction: float, probability: float) -> int:
+    """The least n that detects, with this probability, a run with this fraction of its steps forged."""
+    if not 0 < probability < 1:
+        raise UsageError(f"probability {probability}", hint="above 0 and below 1")
+    forged = forged_steps(population, fraction)
+    low, high = 1, population
+    while low < high:
+        middle = (low + high) // 2
+        if detection(population, forged, middle) >= probability:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def kept_steps(keep: int, anchored: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps whose full state the prover keeps, up to the last anchored one: 0, every `keep`, and each head's."""
+    last = max(anchored)
+    return tuple(sorted({*range(0, last + 1, keep), *anchored}))
+
+
+def opened_kept(seed: bytes, kept: tuple[int, ...], last: int) -> tuple[int, ...]:
+    """Kept states that are opened to check the sketches: the last one, and up to three more from the draw's seed."""
+    others = [step for step in kept if step != last]
+    own = tagged_hash("kept-seed", seed)        # a stream of its own: not the numbers that drew the steps
+    chosen = prf.sample_without_replacement(own, len(others), min(3, len(others))) if others else []
+    return tuple(sorted({last, *(others[position] for position in chosen)}))

@@ -1,0 +1,143 @@
+"""Re-execution in a process of its own, with determinism set before torch starts.
+
+The child is `python -m polcommit.session.worker`; jobs and reports are records in files, progress is lines on
+its standard output, and an error comes back as one JSON line, raised here as the error it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from polcommit import errors
+from polcommit.encoding import Record, decode, encode
+from polcommit.errors import PolcommitError, Unavailable, UsageError
+from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, ReplayReport
+
+Progress = Callable[[int, int], None]
+R = TypeVar("R", bound=Record)
+MAX_REPORT = 64 << 20
+#: Errors that a worker may report; whatever else it says is 'could not be done'.
+_KNOWN = ("UsageError", "MissingExtra", "NotReproducible", "DataChanged", "StorageError", "Contradiction")
+
+
+def worker_environment(threads: int | None) -> dict[str, str]:
+    """Environment variables for a worker: kernels deterministic, and as many threads as wanted, from the start."""
+    environment = dict(os.environ)
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    environment["PYTHONHASHSEED"] = "0"
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = str(threads)
+    return environment
+
+
+def command(*arguments: str) -> list[str]:
+    """The worker's command line."""
+    return [sys.executable, "-m", "polcommit.session.worker", *arguments]
+
+
+def run_worker(
+    arguments: Sequence[str], *, threads: int | None = None, progress: Progress | None = None
+) -> None:
+    """Run a worker to its end.
+
+    Raises:
+        PolcommitError: what the worker reported; `Unavailable` if it died without a word.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=worker_environment(threads),
+            text=True,
+        )
+        try:
+            last = _follow(child, progress)
+        finally:
+            if child.poll() is None:
+                child.kill()
+            status = child.wait()
+        if status != 0:
+            stderr.seek(0)
+            raise _reported(last, status, stderr.read().decode("utf-8", "replace"))
+
+
+def _follow(child: subprocess.Popen[str], progress: Progress | None) -> str:
+    assert child.stdout is not None
+    last = ""
+    with child.stdout:
+        for line in child.stdout:
+            last = line
+            words = line.split()
+            if progress is not None and len(words) == 3 and words[0] == "progress":
+                progress(int(words[1]), int(words[2]))
+    child.wait()
+    return last
+
+
+def _reported(line: str, status: int, stderr: str) -> PolcommitError:
+    """The error that a worker's last line describes."""
+    try:
+        said = json.loads(line)
+        kind, message, hint = said["error"], said["message"], said["hint"]
+    except (ValueError, KeyError, TypeError):
+        tail = stderr.strip().splitlines()[-1:] or ["no output"]
+        return Unavailable(f"the re-execution process ended with status {status}: {tail[0][:300]}")
+    found = getattr(errors, kind, None) if kind in _KNOWN else None
+    if found is None or kind in ("MissingExtra", "Contradiction"):
+        found = UsageError if kind in ("MissingExtra", "Contradiction") else Unavailable
+    result = found(message, hint=hint)
+    assert isinstance(result, PolcommitError)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReplayer:
+    """The verifier's `Replayer`. `threads` overrides the number that the steps claim; `data` is not needed."""
+
+    threads: int | None = None
+    device: str = "cpu"
+
+    def replay(self, job: ReplayJob, blobs: Path, progress: Progress | None = None) -> ReplayReport:
+        """See `polcommit.replaying.Replayer`."""
+        claimed = dict(job.claimed.items).get("threads", "")
+        threads = self.threads or (int(claimed) if claimed.isdigit() and 0 < int(claimed) <= 4096 else None)
+        return _with_files(job, ReplayReport, ["replay", str(blobs), self.device, str(threads or 0)], threads, progress)
+
+
+def regenerate(
+    folder: Path, job: RegenerateJob, blobs: Path, *, threads: int | None, progress: Progress | None = None
+) -> RegenerateReport:
+    """The prover's side: bring back states and samples of the run in `folder`, writing their bytes into `blobs`.
+
+    Raises:
+        NotReproducible: this machine does not get the committed digests.
+        DataChanged: a sample is no longer what was registered.
+    """
+    arguments = ["regenerate", str(blobs), str(folder), str(threads or 0)]
+    return _with_files(job, RegenerateReport, arguments, threads, progress)
+
+
+def check_recorded(folder: Path, *, threads: int | None, progress: Progress | None = None) -> None:
+    """Re-execute the steps of a run that are queued for a self-check, and wait for it."""
+    run_worker(["check", str(folder), str(threads or 0), "once"], threads=threads, progress=progress)
+
+
+def _with_files(
+    job: Record, kind: type[R], arguments: list[str], threads: int | None, progress: Progress | None
+) -> R:
+    with tempfile.TemporaryDirectory(prefix="polcommit-") as folder:
+        inward, outward = Path(folder) / "job", Path(folder) / "report"
+        inward.write_bytes(encode(job))
+        run_worker([*arguments, str(inward), str(outward)], threads=threads, progress=progress)
+        return decode(outward.read_bytes(), kind, max_size=MAX_REPORT)

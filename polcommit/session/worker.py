@@ -1,0 +1,271 @@
+"""The process that re-executes steps: for self-checks, for the prover's openings, and for the verifier.
+
+    replay BLOBS DEVICE THREADS JOB REPORT          steps from opened states and samples
+    regenerate BLOBS FOLDER THREADS JOB REPORT      states and samples of the prover's own run
+    check FOLDER THREADS once|follow                the run's queue of self-checks
+
+It trusts its job file, which its parent wrote; the states and samples in it may be hostile, and are only
+compared, copied and fed to the recipe that is installed here.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from polcommit.encoding import decode, encode
+from polcommit.errors import DataChanged, EncodingError, NotReproducible, PolcommitError, Refuted
+from polcommit.records import OpenedState, StateIndex, StepRecord, TensorEntry
+from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayedStep, ReplayJob, ReplayReport
+from polcommit.session.recipes import run_recipe
+from polcommit.storage.blobs import BlobFolder
+from polcommit.storage.journal import read_frames
+from polcommit.storage.runfolder import RunFolder
+from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.loading import FetchedBatch, Loader, batch_from_encoded, encoded_sample
+from polcommit.training.recipe import Recipe, load_recipe
+from polcommit.training.replay import Engine, first_difference
+from polcommit.training.schema import Fetch
+from polcommit.training.sketch import sketch_state
+from polcommit.training.tree import sample_content
+from polcommit.transcript import run_seed, state_digest
+
+MAX_JOB = 64 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; an error is one JSON line on standard output and status 1."""
+    verbs = {"replay": _replay, "regenerate": _regenerate, "check": _check}
+    try:
+        verbs[arguments[0]](*arguments[1:])
+    except PolcommitError as error:
+        said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        print(json.dumps(said), flush=True)
+        return 1
+    return 0
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"progress {done} {total}", flush=True)
+
+
+def _threads(text: str) -> int | None:
+    return int(text) or None
+
+
+# --- the verifier's side --------------------------------------------------------------------------------------
+
+
+def _replay(blobs: str, device: str, threads: str, inward: str, outward: str) -> None:
+    set_determinism(_threads(threads))
+    job = decode(Path(inward).read_bytes(), ReplayJob, max_size=MAX_JOB)
+    kind = load_recipe(job.recipe)
+    recipe = kind.from_configuration(job.configuration, device=device)
+    engine = Engine(recipe, job.seed)
+    initial = state_digest(engine.initial().index)
+    folder = BlobFolder(Path(blobs))
+    steps: list[ReplayedStep] = []
+    sketches: list[tuple[int, tuple[float, ...]]] = []
+    refuted: tuple[str, str, int | None, str, str] | None = None
+    try:
+        sketches = list(_sketches(engine, job, folder))
+        for position, record in enumerate(job.steps):
+            _progress(position, len(job.steps))
+            steps.append(_replay_step(engine, recipe, job, position, record, folder))
+    except Refuted as error:
+        refuted = (error.check, error.what, error.at, error.expected, error.found)
+    except EncodingError as error:
+        refuted = ("V8", "opened state or sample", None, "a canonical encoding", error.message[:500])
+    report = ReplayReport(
+        environment=fingerprint(recipe.device),
+        recipe_source=kind.source_digest(),
+        initial=initial,
+        steps=tuple(steps),
+        sketches=tuple(sketches),
+        refuted=refuted,
+    )
+    Path(outward).write_bytes(encode(report))
+
+
+def _sketches(engine: Engine, job: ReplayJob, folder: BlobFolder) -> Iterator[tuple[int, tuple[float, ...]]]:
+    states = {state.step: state.index for state in job.states}
+    for step in job.sketched:
+        engine.schema.check(states[step])
+        yield step, sketch_state(states[step], _blob_fetch(folder), job.sketch_seed)
+
+
+def _blob_fetch(folder: BlobFolder) -> Fetch:
+    return lambda entry: folder.path(entry.content).read_bytes()
+
+
+def _replay_step(
+    engine: Engine, recipe: Recipe, job: ReplayJob, position: int, record: StepRecord, folder: BlobFolder
+) -> ReplayedStep:
+    """Execute one step from the opened state before it; where it differs from what is committed, once more."""
+    before = next(state.index for state in job.states if state.step == record.step - 1)
+    opened = {sample.index: sample.leaf for sample in job.opened}
+    encoded = [folder.path(opened[index].content).read_bytes() for index in job.samples[position]]
+
+    def execute() -> ReplayedStep:
+        batch = batch_from_encoded(recipe, job.seed, record.step, encoded, job.samples[position])
+        result, captured = engine.replay(before, _blob_fetch(folder), batch)
+        return ReplayedStep(
+            step=record.step,
+            batch=batch.digest,
+            state=state_digest(captured.index),
+            again=None,
+            loss=result.loss,
+            learning_rate=result.learning_rate,
+            clipped=result.clipped,
+            skipped=result.skipped,
+        )
+
+    try:
+        first = execute()
+    except NotReproducible as error:
+        if "Memory" in error.message:       # this machine's limits are not the prover's fault
+            raise
+        found = error.message[:500]
+        raise Refuted("V10", "re-execution", at=record.step, expected="a step that runs", found=found) from error
+    if first.state == record.state and first.batch == record.batch and first.loss == record.loss:
+        return first
+    again = execute().state
+    fields = {name: getattr(first, name) for name in ("step", "batch", "state", "loss", "learning_rate")}
+    return ReplayedStep(**fields, clipped=first.clipped, skipped=first.skipped, again=again)
+
+
+# --- the prover's side ----------------------------------------------------------------------------------------
+
+
+def _regenerate(blobs: str, path: str, threads: str, inward: str, outward: str) -> None:
+    set_determinism(_threads(threads))
+    job = decode(Path(inward).read_bytes(), RegenerateJob, max_size=MAX_JOB)
+    run = RunFolder.open(Path(path))
+    regenerator = _Regenerator(run)
+    out = Path(blobs)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_samples(run, regenerator.recipe, job.samples, out)
+    states = []
+    for done, step in enumerate(job.states):
+        _progress(done, len(job.states))
+        states.append(OpenedState(step=step, index=regenerator.state(step, out)))
+    sketches = tuple((step, regenerator.sketch(step, job.sketch_seed)) for step in job.sketched)
+    Path(outward).write_bytes(encode(RegenerateReport(states=tuple(states), sketches=sketches)))
+
+
+def _write_samples(run: RunFolder, recipe: Recipe, indices: tuple[int, ...], out: Path) -> None:
+    contents = run.dataset_contents()
+    source = recipe.source()
+    for index in indices:
+        data = encoded_sample(source, index)
+        content, length = contents[index]
+        if len(data) != length or sample_content(data) != content:
+            raise DataChanged(
+                f"dataset[{index}] is not the sample that was registered",
+                hint="restore the data set as it was; the run cannot be opened without it",
+            )
+        (out / content.hex()).write_bytes(data)
+
+
+class _Regenerator:
+    """Any state of a recorded run: from the kept state before it, by re-execution, compared step by step."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.recipe = run_recipe(run)
+        registration = run.registration
+        assert registration is not None
+        self.seed = run_seed(registration.beacon)
+        self.engine = Engine(self.recipe, self.seed)
+        self.source = self.recipe.source()
+        frames = enumerate(read_frames(run.journal_path, 1), 1)
+        self.records = {step: decode(frame, StepRecord) for step, frame in frames}
+        self._at: int | None = None
+
+    def state(self, step: int, out: Path) -> StateIndex:
+        """The state after `step`, its bytes written into `out`. Raises NotReproducible."""
+        self._go_to(step)
+        captured = self.engine.capture()
+        for entry in captured.index.tensors:
+            target = out / entry.content.hex()
+            if not target.exists():
+                target.write_bytes(captured.content(entry))
+        return captured.index
+
+    def sketch(self, step: int, seed: bytes) -> tuple[float, ...]:
+        """Sketch of the kept state after `step`."""
+        return sketch_state(self.run.states.get(step), self._fetch, seed)
+
+    def _go_to(self, step: int) -> None:
+        kept = self.run.states.latest(step)
+        if self._at is None or self._at > step or (kept is not None and kept > self._at):
+            if kept is None:
+                raise NotReproducible(f"no kept state at or before step {step}", hint="restore the run folder")
+            self.restore(kept)
+        assert self._at is not None
+        if self._at < step:
+            for batch in Loader(self.recipe, self.seed, self._at + 1, step, source=self.source):
+                self.execute(batch)
+
+    def restore(self, step: int) -> None:
+        """Put the kept state after `step` in place."""
+        self.engine.restore(self.run.states.get(step), self._fetch)
+        self._at = step
+
+    def _fetch(self, entry: TensorEntry) -> bytes:
+        return self.run.tensors.get(entry)
+
+    def execute(self, batch: FetchedBatch) -> None:
+        """One step, compared with the record of it."""
+        self.engine.step(batch)
+        record = self.records[batch.step]
+        index = self.engine.capture().index
+        if state_digest(index) != record.state:
+            raise NotReproducible(
+                f"step {batch.step} does not reproduce: {self._difference(batch.step, index)}",
+                hint="a challenge of it would fail; was it recorded on another machine, or with other settings?",
+            )
+        self._at = batch.step
+
+    def _difference(self, step: int, index: StateIndex) -> str:
+        if step in self.run.states.steps():
+            return first_difference(self.run.states.get(step), index) or "the record"
+        return "the state after it has another digest"
+
+
+def _check(path: str, threads: str, mode: str) -> None:
+    """Re-execute queued steps. 'follow' goes on until standard input is closed, and then empties the queue."""
+    set_determinism(_threads(threads))
+    run = RunFolder.open(Path(path))
+    regenerator: _Regenerator | None = None
+    last = mode == "once"
+    while True:
+        pending = run.checks.pending()
+        for done, step in enumerate(pending):
+            regenerator = regenerator or _Regenerator(run)
+            _check_step(run, regenerator, step)
+            _progress(done + 1, len(pending))
+        if not pending and last:
+            return
+        if not last:
+            readable, _, _ = select.select([sys.stdin], [], [], 0.2)
+            last = bool(readable) and not sys.stdin.readline()
+
+
+def _check_step(run: RunFolder, regenerator: _Regenerator, step: int) -> None:
+    """Re-execute one step from the state before it, which the recording process has kept for this."""
+    frame = next(read_frames(run.journal_path, step, step + 1), None)
+    if frame is None:
+        return
+    regenerator.records[step] = decode(frame, StepRecord)
+    regenerator.restore(step - 1)
+    for batch in Loader(regenerator.recipe, regenerator.seed, step, step, source=regenerator.source):
+        regenerator.execute(batch)
+    run.checks.finish(step)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""Content-addressed store of tensors: one safetensors file for each distinct (dtype, shape, content).
+
+    <folder>/<first 2 hex digits of address>/<address>.safetensors      one tensor, named 'tensor'
+    address     H('tensor' ‖ canonical encoding of (dtype, shape, content))
+
+A tensor that does not change between kept states is stored once. Content is checked on the way in and on the
+way out; a file that was damaged in between is found when it is read, not before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from blake3 import blake3
+
+from polcommit.encoding import pack, tagged_hash
+from polcommit.errors import MissingExtra, StorageError
+from polcommit.records import TensorEntry
+from polcommit.storage import files
+from polcommit.storage.files import Buffer
+
+#: safetensors' code and bytes of one element, by torch's name without 'torch.'.
+DTYPES = {
+    "bool": ("BOOL", 1),
+    "uint8": ("U8", 1),
+    "int8": ("I8", 1),
+    "uint16": ("U16", 2),
+    "int16": ("I16", 2),
+    "uint32": ("U32", 4),
+    "int32": ("I32", 4),
+    "uint64": ("U64", 8),
+    "int64": ("I64", 8),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "float32": ("F32", 4),
+    "float64": ("F64", 8),
+    "complex64": ("C64", 8),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+    "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1),
+    "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1),
+    "float8_e8m0fnu": ("F8_E8M0", 1),
+}
+
+_MAX_HEADER = 4096      # bytes of a safetensors header; one tensor of 16 dimensions needs some 400
+_NAME = "tensor"
+_FILE = re.compile(r"[0-9a-f]{64}\.safetensors")
+
+
+def tensor_size(entry: TensorEntry) -> int:
+    """Bytes of the tensor that `entry` describes. Raises StorageError for a dtype that cannot be stored."""
+    if entry.dtype not in DTYPES:
+        raise StorageError(f"{entry.name}: safetensors cannot hold dtype {entry.dtype}")
+    return math.prod(entry.shape) * DTYPES[entry.dtype][1]
+
+
+def address(entry: TensorEntry) -> str:
+    """Where a tensor is stored, as 64 hex digits: its name and kind do not matter."""
+    return tagged_hash("tensor", pack((entry.dtype, entry.shape, entry.content))).hex()
+
+
+class TensorStore:
+    """The store in `folder`, made when first written to. Writers hold the run's lock; readers need none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, entry: TensorEntry) -> Path:
+        """The file that holds, or would hold, the tensor."""
+        return self._path(address(entry))
+
+    def has(self, entry: TensorEntry) -> bool:
+        """Whether a file of a fitting size is there; its content is checked by `get`."""
+        size = tensor_size(entry)
+        found = files.size(self.path(entry))
+        return found is not None and size + 8 < found <= size + 8 + _MAX_HEADER
+
+    def put(self, entry: TensorEntry, data: Buffer) -> bool:
+        """Store a tensor durably, given its raw little-endian bytes in C order; False if it was there already.
+
+        Raises:
+            StorageError: the bytes are not those of `entry`, or could not be written.
+        """
+        return self.put_many([(entry, data)]) == 1
+
+    def put_many(self, items: Iterable[tuple[TensorEntry, Buffer]]) -> int:
+        """Store tensors durably, each file fsynced once and each folder once; returns how many were new."""
+        touched: set[Path] = set()
+        new = 0
+        for entry, data in items:
+            if self.has(entry):
+                continue
+            path = self.path(entry)
+            content = _serialized(entry, data)
+            files.make_folder(path.parent)
+            files.write_atomic(path, content, sync="file")
+            touched.add(path.parent)
+            new += 1
+        for folder in sorted(touched):
+            files.sync_folder(folder)
+        return new
+
+    def get(self, entry: TensorEntry) -> bytes:
+        """The tensor's raw little-endian bytes in C order.
+
+        Raises:
+            StorageError: missing, or not of the dtype, shape, size and content that `entry` says.
+        """
+        path = self.path(entry)
+        size = tensor_size(entry)
+        if not files.exists(path):
+            raise StorageError(f"tensor {entry.name} is missing: no {path}")
+        return _parsed(path, entry, size)
+
+    def addresses(self) -> Iterator[str]:
+        """Every address that is in the store, in no order; files that are not the store's are skipped."""
+        with files.reported("reading", self.folder):
+            for path in self.folder.glob("??/*.safetensors"):
+                if _FILE.fullmatch(path.name) and path.name.startswith(path.parent.name):
+                    yield path.stem
+
+    def discard(self, address: str) -> None:
+        """Remove one tensor; nothing to do if it is gone."""
+        files.remove(self._path(address))
+
+    def sweep(self) -> int:
+        """Remove what killed writers left behind; only under the run's lock. Returns the number of files."""
+        return sum(files.sweep(folder) for folder in self.folder.glob("??") if files.is_folder(folder))
+
+    def _path(self, address: str) -> Path:
+        return self.folder / address[:2] / f"{address}.safetensors"
+
+
+def _serialized(entry: TensorEntry, data: Buffer) -> tuple[bytes, memoryview]:
+    """A safetensors file in two parts: length and header, padded to 8 bytes, and the data, which is not copied.
+
+    The library's `serialize` gives the same bytes (a test says so), but from raw addresses, and copies.
+    """
+    view = memoryview(data)
+    flat = view.cast("B") if view.nbytes else memoryview(b"")
+    if flat.nbytes != tensor_size(entry) or blake3(flat).digest() != entry.content:
+        raise StorageError(
+            f"tensor {entry.name} is not the one that was hashed ({flat.nbytes} bytes of {entry.dtype} {entry.shape})",
+            hint="it must not change while it is being stored",
+        )
+    code, _ = DTYPES[entry.dtype]
+    described = {"dtype": code, "shape": list(entry.shape), "data_offsets": [0, flat.nbytes]}
+    header = json.dumps({_NAME: described}, separators=(",", ":")).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, flat
+
+
+def _parsed(path: Path, entry: TensorEntry, size: int) -> bytes:
+    safetensors = _library()
+    raw = files.read(path, size + 8 + _MAX_HEADER)
+    try:
+        found: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(raw)
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, str(error).lower()) from error
+    del raw     # a copy of every tensor is enough
+    if len(found) != 1 or found[0][0] != _NAME:
+        raise _damaged(path, f"does not hold one tensor named '{_NAME}'")
+    tensor = found[0][1]
+    code, _ = DTYPES[entry.dtype]
+    if tensor["dtype"] != code or tensor["shape"] != list(entry.shape) or len(tensor["data"]) != size:
+        raise _damaged(path, f"holds {tensor['dtype']} {tensor['shape']} instead of {code} {list(entry.shape)}")
+    if blake3(tensor["data"]).digest() != entry.content:
+        raise _damaged(path, "content does not match its digest")
+    return bytes(tensor["data"])
+
+
+def _library() -> ModuleType:
+    try:
+        import safetensors  # here, because a run folder can be looked at without the extra
+    except ImportError as error:
+        raise MissingExtra("torch", "reading kept states") from error
+    return safetensors
+
+
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(
+        f"{path} is damaged: {what}", hint="restore it from a copy, or remove it and have the state kept again"
+    )

@@ -1,0 +1,360 @@
+"""The verifier: numbered steps over an opening, ending in a verdict (spec §6).
+
+A state machine that is fed bytes. The order of calls is fixed: `take_disclosure` (V1 to V7), `take_openings`
+(V8 and V9 as far as digests go; tells which blobs are due), `take_blobs` (re-execution: V8 to V10, V12, V13),
+`verdict`. The first contradiction ends it: what comes after is 'not checked', and `verdict` says rejected.
+`Unavailable` passes through: what could not be checked is no verdict, and the challenge can be resumed.
+
+What a verdict does not say: what training cost, or that the data was good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polcommit import __version__
+from polcommit import transcript as hashes
+from polcommit.disclosure import Established, PublicChecks, pack_float
+from polcommit.draws import Ledger
+from polcommit.encoding import decode, digest, pack, tagged_hash
+from polcommit.errors import EncodingError, Refuted, Unavailable
+from polcommit.opening import MAX_RECORD, Blob, opening_blobs
+from polcommit.policy import Policy
+from polcommit.records import (
+    Challenge,
+    Disclosure,
+    Finding,
+    Fingerprint,
+    Openings,
+    RevealedHead,
+    StepRecord,
+    TensorEntry,
+    Verdict,
+)
+from polcommit.replaying import ReplayedStep, Replayer, ReplayJob, ReplayReport
+from polcommit.summary import public_fields
+
+CHECKS = tuple(f"V{number}" for number in range(1, 14))
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedModel:
+    """A model file to compare with the last state (V13)."""
+
+    digest: bytes                                           # of the file
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]   # name -> dtype, shape, BLAKE3 of the raw bytes
+
+
+@dataclass(slots=True)
+class Verification:
+    """One challenge, being verified. See the module's docstring for the order of calls."""
+
+    policy: Policy
+    ledger: Ledger
+    replayer: Replayer
+    challenge: Challenge
+    attested: RevealedHead                  # what this verifier's own key found in the envelope on the ledger
+    model: ReleasedModel | None = None
+    findings: list[Finding] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=lambda: dict.fromkeys(CHECKS, "not checked"))
+    established: Established | None = None
+    disclosure: Disclosure | None = None
+    openings: Openings | None = None
+    environment: Fingerprint | None = None
+    reexecuted: list[int] = field(default_factory=list)
+    refuted: bool = False
+
+    @contextmanager
+    def _step(self, check: str) -> Iterator[None]:
+        """Run one numbered step: a contradiction becomes a finding and ends the verification."""
+        try:
+            yield
+        except Refuted as error:
+            self.reject(error)
+            raise _Ended from error
+        if self.checks[check] == "not checked":
+            self.checks[check] = "passed"
+
+    def reject(self, error: Refuted) -> None:
+        """Record a contradiction, found here or while the opening was received."""
+        self.refuted = True
+        self.checks[error.check] = "failed"
+        self.findings.append(
+            Finding(check=error.check, what=error.what, step=error.at, expected=error.expected, found=error.found)
+        )
+
+    def _doubt(self, check: str, what: str, *, step: int | None = None, expected: str = "", found: str = "") -> None:
+        """Record why something could not be settled: the verdict will be inconclusive, not rejected."""
+        self.checks[check] = "not settled"
+        if any(finding.what == what for finding in self.findings):
+            return          # said once: twenty steps in another environment are one reason, not twenty
+        self.findings.append(
+            Finding(check=check, what=what, step=step, expected=expected[:500], found=found[:500])
+        )
+
+    # --- V1 to V7 ---------------------------------------------------------------------------------------------
+
+    def take_disclosure(self, data: bytes) -> bool:
+        """Parse and check the public part; whether to go on."""
+        try:
+            with self._step("V1"):
+                self.disclosure = _parse(data, Disclosure)
+            with self._step("V2"):
+                checks = PublicChecks(self.ledger, self.ledger.identity(), self.challenge, self.disclosure)
+                self.established = checks.established
+            for name, step in checks.steps:
+                with self._step(name):
+                    step()
+            with self._step("V3"):
+                if self.disclosure.heads[-1] != self.attested:
+                    raise Refuted("V3", "revealed statement", expected="what the envelope holds", found="another")
+        except _Ended:
+            return False
+        for earlier in self.established.earlier:
+            if earlier.outcome == "unanswered":
+                self._doubt("V6", f"challenge {earlier.id} is unanswered", expected="a verdict", found="unanswered")
+        return True
+
+    # --- V8, V9: what digests settle --------------------------------------------------------------------------
+
+    def take_openings(self, data: bytes) -> list[Blob] | None:
+        """Parse the private part and compare it with the commitments; the blobs that are due, or None to stop."""
+        assert self.established is not None and self.disclosure is not None
+        try:
+            with self._step("V1"):
+                self.openings = _parse(data, Openings)
+                blobs = _blobs(self.openings)
+            with self._step("V8"):
+                check_states(self.established, self.openings)
+            with self._step("V9"):
+                check_samples(self.established, self.openings)
+        except _Ended:
+            return None
+        self.checks["V8"] = self.checks["V9"] = "not checked"       # until the bytes have been seen as well
+        return blobs
+
+    # --- V8 to V10, V12, V13: re-execution --------------------------------------------------------------------
+
+    def take_blobs(self, folder: Path, progress: Progress | None = None) -> None:
+        """Re-execute the drawn steps from the blobs in `folder`, whose digests have been checked."""
+        assert self.established is not None and self.openings is not None and self.disclosure is not None
+        known = self.established
+        report = self.replayer.replay(replay_job(known, self.disclosure, self.openings), folder, progress)
+        if report.recipe_source != known.manifest.recipe_source:
+            raise Unavailable(
+                f"your copy of recipe '{known.manifest.recipe}' is not the registered one",
+                hint="review and install the version that the prover registered, then resume the challenge",
+            )
+        self.environment = report.environment
+        try:
+            with self._step("V8"):
+                check_report(known, self.openings, report)
+            with self._step("V12"):
+                if report.initial != known.state(0):
+                    raise Refuted("V12", "W_0 from the beacon", at=0, expected=report.initial, found=known.state(0))
+            with self._step("V9"), self._step("V10"):
+                for step in report.steps:
+                    self._v10_step(step)
+            with self._step("V13"):
+                self._v13_released()
+        except _Ended:
+            return
+
+    def _v10_step(self, replayed: ReplayedStep) -> None:
+        """V9, V10: the same batch, and the same bits after it, in the same environment."""
+        assert self.established is not None and self.established.records is not None
+        assert self.disclosure is not None and self.environment is not None
+        record = self.established.records[replayed.step]
+        claimed = self.disclosure.environments[record.environment]
+        if claimed != self.environment:
+            differs = claimed.difference(self.environment)
+            self._doubt(
+                "V10",
+                "re-executed in another environment than the prover's",
+                step=replayed.step,
+                expected="; ".join(f"{name}={there}" for name, there, _ in differs),
+                found="; ".join(f"{name}={here}" for name, _, here in differs),
+            )
+            self.checks["V9"] = "not settled"
+            return
+        difference = next(iter(differences(record, replayed)), None)
+        if difference is None:
+            self.reexecuted.append(replayed.step)
+        elif replayed.again == replayed.state:
+            check, what, expected, found = difference
+            raise Refuted(check, what, at=replayed.step, expected=expected, found=found)
+        else:
+            self._doubt("V10", "this machine does not reproduce itself", step=replayed.step)
+
+    def _v13_released(self) -> None:
+        """V13: the model that was released is the last state."""
+        assert self.established is not None and self.openings is not None
+        if self.model is None or not self.established.statement.final:
+            self.checks["V13"] = "not checked"
+            if self.model is not None:
+                raise Refuted("V13", "released model", expected="a final head", found="training has not ended")
+            return
+        last = self.established.statement.steps
+        state = next(opened.index for opened in self.openings.states if opened.step == last)
+        compare_model(self.model, state.tensors, dict(state.scalars.aliases))
+
+    # --- verdict ----------------------------------------------------------------------------------------------
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """The prover's signed refusal: 'budget' cannot be held against the run, anything else is a failure."""
+        if reason == "budget":
+            self._doubt("V6", "disclosure budget exhausted", expected="an opening", found=detail)
+        else:
+            self.reject(Refuted("V10", f"the prover does not open ({reason})", expected="an opening", found=detail))
+
+    def verdict(self, verifier: bytes) -> Verdict:
+        """The verdict so far, unsigned. `verifier` is the Ed25519 key that will sign it."""
+        fields = public_fields(self.policy, self.ledger, self.challenge, self.attested, self.established)
+        self._demand_detection(fields)
+        outcome = "rejected" if self.refuted else "inconclusive" if self.findings else "accepted"
+        return Verdict(
+            **fields,
+            verdict=outcome,
+            basis="bit-exact" if outcome == "accepted" else "none",
+            reexecuted=tuple(self.reexecuted),
+            findings=tuple(self.findings),
+            checks=tuple(self.checks.items()),
+            environment=digest(self.environment) if self.environment is not None else None,
+            model=self.model.digest if self.model is not None else None,
+            sketched=len(self.established.draw.opened_kept) if self.established and self._passed("V8") else 0,
+            disclosure=digest(self.disclosure) if self.disclosure is not None else None,
+            openings=digest(self.openings) if self.openings is not None else None,
+            verifier=verifier,
+            software=f"polcommit {__version__}",
+        )
+
+    def _passed(self, check: str) -> bool:
+        return self.checks[check] == "passed"
+
+    def _demand_detection(self, fields: dict[str, Any]) -> None:
+        if self.refuted or fields["probability"] >= self.policy.probability:
+            return
+        wanted, bought = f"{self.policy.probability:.3f}", f"{fields['probability']:.3f}"
+        self._doubt("V6", "probability of detection", expected=f"at least {wanted}", found=bought)
+
+
+class _Ended(Exception):
+    """A step was refuted; the ones after it are not run."""
+
+
+def _parse(data: bytes, kind: Any) -> Any:
+    try:
+        return decode(data, kind, max_size=MAX_RECORD)
+    except EncodingError as error:
+        raise Refuted("V1", f"{kind.__name__.lower()} record", expected="canonical encoding", found=error) from error
+
+
+def _blobs(openings: Openings) -> list[Blob]:
+    try:
+        return opening_blobs(openings)
+    except EncodingError as error:
+        raise Refuted("V1", "contents of the opening", expected="known dtypes and lengths", found=error) from error
+
+
+def check_states(known: Established, openings: Openings) -> None:
+    """V8, digests: the opened states are the ones that are due, and each is the one its leaf commits to."""
+    configuration = configuration_digest(openings.configuration)
+    if configuration != known.manifest.configuration:
+        raise Refuted("V5", "configuration", expected=known.manifest.configuration, found=configuration)
+    due = sorted({*(step - 1 for step in known.draw.steps), *known.draw.opened_kept})
+    shown = [state.step for state in openings.states]
+    if shown != due:
+        raise Refuted("V8", "opened states", expected=due[:20], found=shown[:20])
+    for state in openings.states:
+        found = hashes.state_digest(state.index)
+        if found != known.state(state.step):
+            raise Refuted("V8", "opened state", at=state.step, expected=known.state(state.step), found=found)
+    sketched = tuple(sketch.step for sketch in openings.sketches)
+    if sketched != known.draw.kept:
+        raise Refuted("V8", "sketches", expected=f"{len(known.draw.kept)} kept states", found=f"{len(sketched)}")
+    if openings.gradients is not None or openings.next_states is not None:
+        raise Refuted("V1", "gradients in an opening", expected="none asked for", found="some")
+
+
+def check_samples(known: Established, openings: Openings) -> None:
+    """V9, digests: the opened samples are the ones whose leaf hashes the data set and the order demand."""
+    assert known.samples is not None
+    shown = [sample.index for sample in openings.samples]
+    if shown != list(known.samples):
+        raise Refuted("V9", "opened samples", expected=list(known.samples)[:20], found=shown[:20])
+    for sample in openings.samples:
+        if sample.leaf.index != sample.index:
+            raise Refuted("V9", "index of a sample", expected=sample.index, found=sample.leaf.index)
+        found = hashes.sample_leaf(sample.salt, sample.leaf)
+        if found != known.samples[sample.index]:
+            raise Refuted("V9", f"sample {sample.index}", expected=known.samples[sample.index], found=found)
+
+
+def configuration_digest(pairs: tuple[tuple[str, str], ...]) -> bytes:
+    """Digest of a recipe's hyperparameters: name and decimal string, sorted by name."""
+    return tagged_hash("configuration", pack(pairs))
+
+
+def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -> ReplayJob:
+    """What to re-execute: the drawn steps, from the states before them."""
+    assert known.records is not None
+    return ReplayJob(
+        recipe=known.manifest.recipe,
+        configuration=openings.configuration,
+        claimed=disclosure.environments[known.records[known.draw.steps[-1]].environment],
+        seed=known.seed,
+        sketch_seed=hashes.sketch_seed(known.draw.seed),
+        steps=tuple(known.records[step] for step in known.draw.steps),
+        samples=tuple(known.batch(step) for step in known.draw.steps),
+        states=openings.states,
+        sketched=known.draw.opened_kept,
+        opened=openings.samples,
+    )
+
+
+def check_report(known: Established, openings: Openings, report: ReplayReport) -> None:
+    """V8, bytes: the schema is the recipe's, and the sketches are those of the opened states."""
+    if report.refuted is not None:
+        check, what, step, expected, found = report.refuted
+        raise Refuted(check, what, at=step, expected=expected, found=found)
+    if tuple(step.step for step in report.steps) != known.draw.steps:
+        raise Unavailable("the re-execution did not report every step", hint="run it again")
+    given = {sketch.step: sketch.values for sketch in openings.sketches}
+    for step, values in report.sketches:
+        if tuple(map(pack_float, values)) != tuple(map(pack_float, given[step])):
+            raise Refuted("V8", "sketch", at=step, expected=values[:3], found=given[step][:3])
+
+
+def differences(record: StepRecord, replayed: ReplayedStep) -> list[tuple[str, str, object, object]]:
+    """Where a re-executed step differs from what was committed: (check, what, committed, re-executed)."""
+    pairs = (
+        ("V9", "batch as fed to the model", record.batch, replayed.batch),
+        ("V10", "learning rate as applied", pack_float(record.learning_rate), pack_float(replayed.learning_rate)),
+        ("V10", "loss", pack_float(record.loss), pack_float(replayed.loss)),
+        ("V10", "whether clipped", record.clipped, replayed.clipped),
+        ("V10", "whether skipped", record.skipped, replayed.skipped),
+        ("V10", "state after the step", record.state, replayed.state),
+    )
+    return [pair for pair in pairs if pair[2] != pair[3]]
+
+
+def compare_model(model: ReleasedModel, tensors: tuple[TensorEntry, ...], aliases: Mapping[str, str]) -> None:
+    """V13: every tensor of the file is the last state's, and no parameter is missing. Raises Refuted."""
+    entries = {entry.name: entry for entry in tensors if entry.kind in ("parameter", "buffer")}
+    entries |= {alias: entries[target] for alias, target in aliases.items() if target in entries}
+    by_name = {name.split("/", 1)[1]: entry for name, entry in entries.items()}
+    for name, found in model.tensors.items():
+        entry = by_name.get(name)
+        if entry is None:
+            raise Refuted("V13", f"tensor {name} of the released model", expected="none of that name", found="one")
+        if (entry.dtype, entry.shape, entry.content) != found:
+            raise Refuted("V13", f"tensor {name} of the released model", expected=entry.content, found=found[2])
+    shown = {id(by_name[name]) for name in model.tensors}
+    missing = [name for name, entry in by_name.items() if entry.kind == "parameter" and id(entry) not in shown]
+    if missing:
+        raise Refuted("V13", f"tensor {missing[0]} of the released model", expected="one", found="none")
