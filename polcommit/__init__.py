@@ -22,8 +22,8 @@ _HOME = {
     "TrainingState": "polcommit.training.state",
     "Unavailable": "polcommit.errors",
     "VerificationError": "polcommit.errors",
-    "record": "polcommit.session",
-    "register": "polcommit.session",
+    "record": "polcommit.session.record",
+    "register": "polcommit.session.register",
 }
 
 __all__ = [
@@ -40,7 +40,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from polcommit.errors import PolcommitError, Unavailable, VerificationError
-    from polcommit.session import record, register
+    from polcommit.session.record import record
+    from polcommit.session.register import register
     from polcommit.training.recipe import Applied, Recipe
     from polcommit.training.state import TrainingState
 

@@ -367,7 +367,7 @@ def require_outer_signature(chain: ChainIdentity, event: Anchored, envelope: Env
 
 def sealed_digest(envelope: Envelope) -> bytes:
     """SHA-256 over an envelope's ciphertexts, as the outer signature covers them."""
-    return tagged_hash("payload", pack(envelope.sealed))
+    return tagged_hash("payload", pack([(sealed.recipient, sealed.ciphertext) for sealed in envelope.sealed]))
 
 
 def environment_epoch(statement: Statement, step: int) -> int:

@@ -213,6 +213,7 @@ class Length:
     size: int
 
 
+Bytes8 = Annotated[bytes, Length(8)]
 Bytes20 = Annotated[bytes, Length(20)]
 Bytes32 = Annotated[bytes, Length(32)]
 Bytes64 = Annotated[bytes, Length(64)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from polcommit.disclosure import Established, PublicChecks, open_envelope, require_outer_signature
+from polcommit.disclosure import Established, PublicChecks
 from polcommit.draws import Ledger
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -40,7 +40,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 KeystoreCreate: TypeAlias = Callable[[str], tuple[bytes, dict[str, Any]]]
 """Passphrase to (20-byte address, keystore as JSON values), of a new account."""
 KeystoreOpen: TypeAlias = Callable[[dict[str, Any], str], bytes]
-"""Keystore and passphrase to the 32-byte private key; raises ValueError for a wrong passphrase."""
+"""Keystore and passphrase to the 32-byte private key; a wrong passphrase is a KeyUnavailable or a ValueError."""
 
 MAX_FILE = 64 << 10     # bytes of a key file
 
@@ -261,6 +261,8 @@ class KeySet:
             raise _damaged(path, str(error)) from error
         try:
             key = keystore_open(keystore, self._needed(passphrase) or "")
+        except KeyUnavailable as error:
+            raise KeyUnavailable(f"{path}: {error.message}", hint=error.hint) from error
         except ValueError as error:
             raise _wrong_passphrase(path) from error
         except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
@@ -276,7 +278,7 @@ class KeySet:
         password = _password(self._needed(passphrase) or "") if encrypted else None
         try:
             return serialization.load_pem_private_key(data, password)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:   # the last for some bad lengths
             if encrypted and "password" in str(error).lower():
                 raise _wrong_passphrase(path) from error
             raise _damaged(path, "not a private key in PEM form") from error

@@ -31,6 +31,7 @@ from polcommit.records import (
     Openings,
     RevealedHead,
     SampleLeaf,
+    Sealed,
     Sketch,
     Statement,
     StateIndex,
@@ -138,10 +139,13 @@ def make_envelope(head: RevealedHead, manifest: Manifest, chain: ChainIdentity, 
     statement = head.statement
     recipients = sorted((key_id(verifier.recipient), verifier.recipient) for verifier in manifest.verifiers)
     sealed = tuple(
-        seal(
-            encode(head),
-            public,
-            envelope_purpose(chain, statement.run, statement.sequence, manifest.prover, identifier),
+        Sealed(
+            recipient=identifier[:8],
+            ciphertext=seal(
+                encode(head),
+                public,
+                envelope_purpose(chain, statement.run, statement.sequence, manifest.prover, identifier),
+            ),
         )
         for identifier, public in recipients
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from polcommit.encoding import Bytes20, Bytes32, Bytes64, Record, digest, tagged_hash, u64
+from polcommit.encoding import Bytes8, Bytes20, Bytes32, Bytes64, Record, digest, tagged_hash, u64
 from polcommit.errors import EncodingError
 
 Float64 = float
@@ -292,12 +292,20 @@ class RevealedHead(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed(Record):
+    """One recipient's ciphertext, and the first bytes of its key id: who is named and cannot open it was cheated."""
+
+    recipient: Bytes8
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope(Record):
     """What goes to the ledger with C: one HPKE ciphertext per recipient, signed again on the outside."""
 
     TAG: ClassVar[str] = "envelope"
     prover: Bytes32                 # Ed25519
-    sealed: tuple[bytes, ...]       # in the order of the sorted recipient key ids
+    sealed: tuple[Sealed, ...]      # in the order of the sorted recipient key ids
     signature: Bytes64              # Ed25519 by the prover, over C, the ciphertexts and where they are anchored
 
 

@@ -22,6 +22,7 @@ from polcommit.disclosure import Established, PublicChecks, pack_float
 from polcommit.draws import Ledger
 from polcommit.encoding import decode, digest, pack, tagged_hash
 from polcommit.errors import EncodingError, Refuted, Unavailable
+from polcommit.events import Anchored
 from polcommit.opening import MAX_RECORD, Blob, opening_blobs
 from polcommit.policy import Policy
 from polcommit.records import (
@@ -36,7 +37,7 @@ from polcommit.records import (
     Verdict,
 )
 from polcommit.replaying import ReplayedStep, Replayer, ReplayJob, ReplayReport
-from polcommit.summary import public_fields
+from polcommit.summary import anchor_fields, public_fields
 
 CHECKS = tuple(f"V{number}" for number in range(1, 14))
 Progress = Callable[[int, int], None]
@@ -185,7 +186,7 @@ class Verification:
         difference = next(iter(differences(record, replayed)), None)
         if difference is None:
             self.reexecuted.append(replayed.step)
-        elif replayed.again == replayed.state:
+        elif replayed.again in (None, replayed.state):
             check, what, expected, found = difference
             raise Refuted(check, what, at=replayed.step, expected=expected, found=found)
         else:
@@ -243,6 +244,36 @@ class Verification:
         self._doubt("V6", "probability of detection", expected=f"at least {wanted}", found=bought)
 
 
+def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refuted, verifier: bytes) -> Verdict:
+    """The verdict on an anchor that was refuted by its envelope alone: rejected, and nothing was challenged."""
+    finding = Finding(check=error.check, what=error.what, step=error.at, expected=error.expected, found=error.found)
+    known: dict[str, Any] = {**anchor_fields(policy, ledger, anchor, None), **dict.fromkeys(_WITHOUT_CHALLENGE)}
+    return Verdict(
+        **known,
+        verdict="rejected",
+        basis="none",
+        draw="none",
+        steps=(),
+        reexecuted=(),
+        fraction=policy.fraction,
+        probability=0.0,
+        challenges=(),
+        budgets=(),
+        findings=(finding,),
+        checks=tuple((check, "failed" if check == error.check else "not checked") for check in CHECKS),
+        sketched=0,
+        verifier=verifier,
+        software=f"polcommit {__version__}",
+    )
+
+
+#: Fields that are not known where it did not come to a challenge.
+_WITHOUT_CHALLENGE = (
+    "size", "root", "final", "challenge", "challenge_id", "request", "nonce", "environment", "model", "disclosure",
+    "openings",
+)  # fmt: skip
+
+
 class _Ended(Exception):
     """A step was refuted; the ones after it are not run."""
 
@@ -266,6 +297,10 @@ def check_states(known: Established, openings: Openings) -> None:
     configuration = configuration_digest(openings.configuration)
     if configuration != known.manifest.configuration:
         raise Refuted("V5", "configuration", expected=known.manifest.configuration, found=configuration)
+    stated = dict(openings.configuration)
+    for name in ("steps", "batch", "accumulation"):
+        if stated.get(name) != str(getattr(known.manifest, name)):
+            raise Refuted("V5", f"'{name}'", expected=getattr(known.manifest, name), found=stated.get(name))
     due = sorted({*(step - 1 for step in known.draw.steps), *known.draw.opened_kept})
     shown = [state.step for state in openings.states]
     if shown != due:

@@ -58,7 +58,7 @@ def address_of(key: bytes) -> bytes:
     """The 20-byte address of a 32-byte private key. Raises KeyUnavailable where it is not one."""
     try:
         return bytes.fromhex(Account.from_key(key).address[2:])
-    except Exception as error:  # noqa: BLE001 - eth_keys and its backends raise several kinds for a bad key
+    except Exception as error:  # eth_keys and its backends raise several kinds for a bad key
         raise KeyUnavailable("that is not a private key of an Ethereum account") from error
 
 

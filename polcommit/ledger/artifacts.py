@@ -1,4 +1,7 @@
-"""The compiled registry that polcommit ships. `contracts/compile.mjs` writes it, and CI compares it with the sources."""
+"""The compiled registry that polcommit ships.
+
+`contracts/compile.mjs` writes it, and CI compares it with the sources.
+"""
 
 from __future__ import annotations
 

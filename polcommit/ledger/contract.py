@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import eth_abi
+from eth_abi import abi
 from eth_abi.exceptions import DecodingError, InsufficientDataBytes
-from eth_utils import keccak
+from eth_utils.crypto import keccak
 
 from polcommit.events import Anchored, Challenged, Position, Registered
 from polcommit.ledger.artifacts import registry_artifact
@@ -39,7 +39,7 @@ def event_topic(name: str) -> bytes:
 def encode_call(name: str, *arguments: Any) -> bytes:
     """Calldata: selector and ABI-encoded arguments. Raises a ValueError or TypeError of eth_abi's for wrong ones."""
     signature, types = _entries("function")[name]
-    return keccak(text=signature)[:4] + eth_abi.encode(types, arguments)
+    return keccak(text=signature)[:4] + abi.encode(types, arguments)
 
 
 def decode_result(types: tuple[str, ...], answer: Any, what: str) -> tuple[Any, ...]:
@@ -52,7 +52,7 @@ def explain_revert(revert: bytes) -> str | None:
     for name, (signature, types) in _entries("error").items():
         if revert[:4] == keccak(text=signature)[:4]:
             try:
-                return _SENTENCES[name].format(*(_show(value) for value in eth_abi.decode(types, revert[4:])))
+                return _SENTENCES[name].format(*(_show(value) for value in abi.decode(types, revert[4:])))
             except (DecodingError, ValueError, OverflowError):
                 return None
     return None
@@ -142,11 +142,11 @@ def _uint64(word: bytes) -> int:
 
 def _decode(types: tuple[str, ...], body: bytes, what: str) -> tuple[Any, ...]:
     try:
-        values = eth_abi.decode(types, body)
+        values = abi.decode(types, body)
     except (DecodingError, InsufficientDataBytes, ValueError, OverflowError) as error:
         raise Malformed(what, "not the ABI encoding of its fields") from error
     # eth_abi reads past nothing, but ignores what follows and accepts odd offsets: there is one encoding.
-    if eth_abi.encode(types, values) != body:
+    if abi.encode(types, values) != body:
         raise Malformed(what, "not the one ABI encoding of its fields")
     return values
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from eth_utils import keccak
+from eth_utils.crypto import keccak
 
 from polcommit.errors import ChainUnavailable, TransactionFailed, UsageError, WrongChain
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Registered

@@ -82,7 +82,7 @@ class Rpc:
             with error:
                 answer = self._body(error, limit)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ChainUnavailable(f"cannot reach the chain at {self.url} ({_reason(error)})", hint=START_HINT) from error
+            raise self._unreachable(_reason(error)) from error
         if len(answer) > limit:
             raise ChainUnavailable(f"the chain at {self.url} sent more than {limit} bytes")
         return answer
@@ -94,17 +94,24 @@ class Rpc:
                 return answer
         except (OSError, http.client.HTTPException, ValueError, RecursionError):
             pass
-        raise ChainUnavailable(f"cannot reach the chain at {self.url} (HTTP {error.code})", hint=START_HINT) from error
+        raise self._unreachable(f"HTTP {error.code}") from error
 
     def _malformed(self, method: str, why: str) -> ChainUnavailable:
-        return ChainUnavailable(f"the chain at {self.url} answered {method} with something else ({why})", hint=START_HINT)
+        return ChainUnavailable(
+            f"the chain at {self.url} answered {method} with something else ({why})", hint=START_HINT
+        )
+
+    def _unreachable(self, why: str) -> ChainUnavailable:
+        return ChainUnavailable(f"cannot reach the chain at {self.url} ({why})", hint=START_HINT)
 
 
 class Malformed(ChainUnavailable):
     """A field of an answer is missing or has another shape."""
 
     def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"the chain's RPC server sent a malformed {what} ({why})", hint="try another server with --rpc")
+        super().__init__(
+            f"the chain's RPC server sent a malformed {what} ({why})", hint="try another server with --rpc"
+        )
 
 
 def field(answer: Any, name: str, what: str) -> Any:

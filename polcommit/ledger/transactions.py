@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from eth_account import Account
-from eth_account.typed_transactions import TypedTransaction
-from eth_utils import keccak
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_utils.crypto import keccak
+from hexbytes import HexBytes
 
 from polcommit.errors import ChainUnavailable, StorageError, TransactionFailed, WrongChain
 from polcommit.ledger.accounts import address_of
@@ -76,7 +77,7 @@ class Sender:
             gas = quantity(self._rpc.call("eth_estimateGas", {"from": sender, "to": to, "data": text}), "gas estimate")
         except RpcError as error:
             raise self._refused(error, sender) from error
-        transaction = {
+        transaction: dict[str, Any] = {
             "type": 2,
             "chainId": self._chain_id,
             "nonce": quantity(self._rpc.call("eth_getTransactionCount", sender, "pending"), "transaction count"),
@@ -197,10 +198,10 @@ def _parse(raw: bytes) -> dict[str, Any]:
     try:
         if raw[:1] != b"\x02":
             raise ValueError("not of type 2")
-        fields = TypedTransaction.from_bytes(raw).as_dict()
+        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
         Account.recover_transaction(raw)
         return dict(fields)
-    except Exception as error:  # noqa: BLE001 - rlp, eth_keys and eth_account raise many kinds for damaged bytes
+    except Exception as error: # rlp, eth_keys and eth_account raise many kinds for damaged bytes
         raise StorageError(
             f"the stored transaction is damaged ({type(error).__name__})",
             hint="see with 'polcommit status' whether the chain has it, before it is removed and sent anew",

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from polcommit import errors
 from polcommit.encoding import Record, decode, encode
@@ -131,6 +131,15 @@ def regenerate(
 def check_recorded(folder: Path, *, threads: int | None, progress: Progress | None = None) -> None:
     """Re-execute the steps of a run that are queued for a self-check, and wait for it."""
     run_worker(["check", str(folder), str(threads or 0), "once"], threads=threads, progress=progress)
+
+
+def reported_error(output: IO[bytes], stderr: IO[bytes], status: int) -> PolcommitError:
+    """The error of a worker that ran beside us, from the files that it wrote to."""
+    texts = []
+    for file in (output, stderr):
+        file.seek(0)
+        texts.append(file.read().decode("utf-8", "replace"))
+    return _reported((texts[0].strip().splitlines() or [""])[-1], status, texts[1])
 
 
 def _with_files(

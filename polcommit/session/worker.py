@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from polcommit.encoding import decode, encode
@@ -28,7 +28,6 @@ from polcommit.training.environment import fingerprint, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader, batch_from_encoded, encoded_sample
 from polcommit.training.recipe import Recipe, load_recipe
 from polcommit.training.replay import Engine, first_difference
-from polcommit.training.schema import Fetch
 from polcommit.training.sketch import sketch_state
 from polcommit.training.tree import sample_content
 from polcommit.transcript import run_seed, state_digest
@@ -38,7 +37,7 @@ MAX_JOB = 64 << 20
 
 def main(arguments: list[str]) -> int:
     """Run one command; an error is one JSON line on standard output and status 1."""
-    verbs = {"replay": _replay, "regenerate": _regenerate, "check": _check}
+    verbs: dict[str, Callable[..., None]] = {"replay": _replay, "regenerate": _regenerate, "check": _check}
     try:
         verbs[arguments[0]](*arguments[1:])
     except PolcommitError as error:
@@ -63,78 +62,77 @@ def _replay(blobs: str, device: str, threads: str, inward: str, outward: str) ->
     set_determinism(_threads(threads))
     job = decode(Path(inward).read_bytes(), ReplayJob, max_size=MAX_JOB)
     kind = load_recipe(job.recipe)
-    recipe = kind.from_configuration(job.configuration, device=device)
-    engine = Engine(recipe, job.seed)
-    initial = state_digest(engine.initial().index)
-    folder = BlobFolder(Path(blobs))
-    steps: list[ReplayedStep] = []
-    sketches: list[tuple[int, tuple[float, ...]]] = []
-    refuted: tuple[str, str, int | None, str, str] | None = None
+    replayed = _Replayed(job, BlobFolder(Path(blobs)))
     try:
-        sketches = list(_sketches(engine, job, folder))
-        for position, record in enumerate(job.steps):
-            _progress(position, len(job.steps))
-            steps.append(_replay_step(engine, recipe, job, position, record, folder))
+        replayed.run(kind.from_configuration(job.configuration, device=device))
     except Refuted as error:
-        refuted = (error.check, error.what, error.at, error.expected, error.found)
+        replayed.refuted = (error.check, error.what, error.at, error.expected, error.found)
     except EncodingError as error:
-        refuted = ("V8", "opened state or sample", None, "a canonical encoding", error.message[:500])
+        replayed.refuted = ("V8", "opened configuration, state or sample", None, "canonical", str(error)[:500])
     report = ReplayReport(
-        environment=fingerprint(recipe.device),
+        environment=fingerprint(device),
         recipe_source=kind.source_digest(),
-        initial=initial,
-        steps=tuple(steps),
-        sketches=tuple(sketches),
-        refuted=refuted,
+        initial=replayed.initial,
+        steps=tuple(replayed.steps),
+        sketches=tuple(replayed.sketches),
+        refuted=replayed.refuted,
     )
     Path(outward).write_bytes(encode(report))
 
 
-def _sketches(engine: Engine, job: ReplayJob, folder: BlobFolder) -> Iterator[tuple[int, tuple[float, ...]]]:
-    states = {state.step: state.index for state in job.states}
-    for step in job.sketched:
-        engine.schema.check(states[step])
-        yield step, sketch_state(states[step], _blob_fetch(folder), job.sketch_seed)
+class _Replayed:
+    """The re-execution of a job's steps, and what it saw so far."""
 
+    def __init__(self, job: ReplayJob, blobs: BlobFolder) -> None:
+        self.job, self.blobs = job, blobs
+        self.initial = bytes(32)
+        self.steps: list[ReplayedStep] = []
+        self.sketches: list[tuple[int, tuple[float, ...]]] = []
+        self.refuted: tuple[str, str, int | None, str, str] | None = None
 
-def _blob_fetch(folder: BlobFolder) -> Fetch:
-    return lambda entry: folder.path(entry.content).read_bytes()
+    def run(self, recipe: Recipe) -> None:
+        """Everything. Raises Refuted or EncodingError at the first contradiction in what was opened."""
+        job = self.job
+        engine = Engine(recipe, job.seed)
+        self.initial = state_digest(engine.initial().index)
+        states = {state.step: state.index for state in job.states}
+        for step in job.sketched:
+            engine.schema.check(states[step])
+            self.sketches.append((step, sketch_state(states[step], self._fetch, job.sketch_seed)))
+        for position, record in enumerate(job.steps):
+            _progress(position, len(job.steps))
+            self.steps.append(self._step(engine, record, states[record.step - 1], job.samples[position]))
 
+    def _fetch(self, entry: TensorEntry) -> bytes:
+        return self.blobs.path(entry.content).read_bytes()
 
-def _replay_step(
-    engine: Engine, recipe: Recipe, job: ReplayJob, position: int, record: StepRecord, folder: BlobFolder
-) -> ReplayedStep:
-    """Execute one step from the opened state before it; where it differs from what is committed, once more."""
-    before = next(state.index for state in job.states if state.step == record.step - 1)
-    opened = {sample.index: sample.leaf for sample in job.opened}
-    encoded = [folder.path(opened[index].content).read_bytes() for index in job.samples[position]]
-
-    def execute() -> ReplayedStep:
-        batch = batch_from_encoded(recipe, job.seed, record.step, encoded, job.samples[position])
-        result, captured = engine.replay(before, _blob_fetch(folder), batch)
+    def _step(
+        self, engine: Engine, record: StepRecord, before: StateIndex, indices: tuple[int, ...]
+    ) -> ReplayedStep:
+        """One step from the opened state before it; where it differs from what is committed, once more."""
+        opened = {sample.index: sample.leaf for sample in self.job.opened}
+        encoded = [self.blobs.path(opened[index].content).read_bytes() for index in indices]
+        batch = batch_from_encoded(engine.recipe, self.job.seed, record.step, encoded, indices)
+        try:
+            result, captured = engine.replay(before, self._fetch, batch)
+            state = state_digest(captured.index)
+            same = state == record.state and batch.digest == record.batch
+            again = None if same else state_digest(engine.replay(before, self._fetch, batch)[1].index)
+        except NotReproducible as error:
+            if "Memory" in error.message:       # this machine's limits are not the prover's fault
+                raise
+            found = error.message[:500]
+            raise Refuted("V10", "re-execution", at=record.step, expected="a step that runs", found=found) from error
         return ReplayedStep(
             step=record.step,
             batch=batch.digest,
-            state=state_digest(captured.index),
-            again=None,
+            state=state,
+            again=again,
             loss=result.loss,
             learning_rate=result.learning_rate,
             clipped=result.clipped,
             skipped=result.skipped,
         )
-
-    try:
-        first = execute()
-    except NotReproducible as error:
-        if "Memory" in error.message:       # this machine's limits are not the prover's fault
-            raise
-        found = error.message[:500]
-        raise Refuted("V10", "re-execution", at=record.step, expected="a step that runs", found=found) from error
-    if first.state == record.state and first.batch == record.batch and first.loss == record.loss:
-        return first
-    again = execute().state
-    fields = {name: getattr(first, name) for name in ("step", "batch", "state", "loss", "learning_rate")}
-    return ReplayedStep(**fields, clipped=first.clipped, skipped=first.skipped, again=again)
 
 
 # --- the prover's side ----------------------------------------------------------------------------------------

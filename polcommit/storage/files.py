@@ -25,7 +25,7 @@ Sync: TypeAlias = Literal["all", "file", "none"]
 
 CHUNK = 1 << 20         # bytes read or written at a time
 LOCK_NAME = "lock"
-TEMPORARY = ".tmp-"     # every temporary file begins with this; listings skip them, `sweep` removes them
+TEMPORARY = ".tmp-"     # temporary files are '.tmp-<process>-<random>'; listings skip them, `sweep` removes them
 
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 
@@ -70,7 +70,7 @@ def write_atomic(
         StorageError: it could not be written (disk full, permissions), or exists and `exist_ok` is false.
             No temporary file stays behind, and an existing file is untouched.
     """
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
     with reported("writing", path):
         try:
             _write_new(temporary, data, mode, sync != "none")
@@ -149,13 +149,25 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> int:
-    """Remove what killed writers left in `folder`; only for who holds its lock. Returns the number of files."""
+    """Remove the temporary files that killed processes left in `folder`; returns how many."""
     count = 0
     with reported("cleaning up", folder):
         for path in folder.glob(f"{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
-            count += 1
+            writer = path.name.removeprefix(TEMPORARY).partition("-")[0]
+            if not (writer.isdigit() and _is_alive(int(writer))):
+                path.unlink(missing_ok=True)
+                count += 1
     return count
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ MAX_PAYLOAD = 1 << 20       # bytes
 CHECK_SIZE = 8              # bytes
 HEAD_SIZE = 4               # bytes
 
-_TAG = b"polcommit/v1/journal\0"
+_TAG = b"polcommit/v1/journal\0"     # not in encoding.TAGS: local to this file, nothing of the protocol
 
 
 def frame(number: int, payload: bytes) -> bytes:

@@ -203,10 +203,10 @@ class RunFolder:
         """For readers: `polcommit.storage.journal.read_frames`."""
         return self.path / "journal"
 
-    def receipts(self) -> dict[int, Receipt]:
-        """The signed verdicts that were received, by challenge id, rising."""
+    def receipts(self) -> tuple[Receipt, ...]:
+        """The signed verdicts that were received, by rising challenge id."""
         folder = self.path / "receipts"
-        return {number: stored.read_record(folder / str(number), Receipt) for number in stored.numbers(folder)}
+        return tuple(stored.read_record(folder / str(number), Receipt) for number in stored.numbers(folder))
 
     def write_receipt(self, number: int, receipt: Receipt, *, replace: bool = False) -> None:
         """Keep the receipt of challenge `number`. Raises UsageError if it is of another."""

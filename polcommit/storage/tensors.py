@@ -76,10 +76,9 @@ class TensorStore:
         return self._path(address(entry))
 
     def has(self, entry: TensorEntry) -> bool:
-        """Whether a file of a fitting size is there; its content is checked by `get`."""
+        """Whether a file of the right size is there; its content is checked by `get`."""
         size = tensor_size(entry)
-        found = files.size(self.path(entry))
-        return found is not None and size + 8 < found <= size + 8 + _MAX_HEADER
+        return files.size(self.path(entry)) == len(_header(entry)) + size
 
     def put(self, entry: TensorEntry, data: Buffer) -> bool:
         """Store a tensor durably, given its raw little-endian bytes in C order; False if it was there already.
@@ -97,9 +96,9 @@ class TensorStore:
             if self.has(entry):
                 continue
             path = self.path(entry)
-            content = _serialized(entry, data)
+            content = _checked(entry, data)
             files.make_folder(path.parent)
-            files.write_atomic(path, content, sync="file")
+            files.write_atomic(path, (_header(entry), content), sync="file")
             touched.add(path.parent)
             new += 1
         for folder in sorted(touched):
@@ -130,18 +129,27 @@ class TensorStore:
         files.remove(self._path(address))
 
     def sweep(self) -> int:
-        """Remove what killed writers left behind; only under the run's lock. Returns the number of files."""
+        """Remove the temporary files that killed processes left behind; returns how many."""
         return sum(files.sweep(folder) for folder in self.folder.glob("??") if files.is_folder(folder))
 
     def _path(self, address: str) -> Path:
         return self.folder / address[:2] / f"{address}.safetensors"
 
 
-def _serialized(entry: TensorEntry, data: Buffer) -> tuple[bytes, memoryview]:
-    """A safetensors file in two parts: length and header, padded to 8 bytes, and the data, which is not copied.
+def _header(entry: TensorEntry) -> bytes:
+    """What stands before the data in a safetensors file: u64 little-endian length ‖ JSON, padded to 8 bytes.
 
-    The library's `serialize` gives the same bytes (a test says so), but from raw addresses, and copies.
+    The library's `serialize` gives the same bytes (a test says so), but wants raw addresses, and copies the data.
     """
+    size = tensor_size(entry)
+    described = {"dtype": DTYPES[entry.dtype][0], "shape": list(entry.shape), "data_offsets": [0, size]}
+    text = json.dumps({_NAME: described}, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _checked(entry: TensorEntry, data: Buffer) -> memoryview:
+    """The bytes of `data`, which are not copied, once they are found to be those of `entry`."""
     view = memoryview(data)
     flat = view.cast("B") if view.nbytes else memoryview(b"")
     if flat.nbytes != tensor_size(entry) or blake3(flat).digest() != entry.content:
@@ -149,11 +157,7 @@ def _serialized(entry: TensorEntry, data: Buffer) -> tuple[bytes, memoryview]:
             f"tensor {entry.name} is not the one that was hashed ({flat.nbytes} bytes of {entry.dtype} {entry.shape})",
             hint="it must not change while it is being stored",
         )
-    code, _ = DTYPES[entry.dtype]
-    described = {"dtype": code, "shape": list(entry.shape), "data_offsets": [0, flat.nbytes]}
-    header = json.dumps({_NAME: described}, separators=(",", ":")).encode("ascii")
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, flat
+    return flat
 
 
 def _parsed(path: Path, entry: TensorEntry, size: int) -> bytes:

@@ -15,6 +15,8 @@ from polcommit.records import Fingerprint
 class Registration:
     """The run's registration as it stands on the ledger, and the beacon that followed from it."""
 
+    chain_id: int
+    contract: bytes             # 20 bytes
     registered: Registered
     beacon_block: int           # number of the block whose prevrandao went into the beacon
     beacon_block_hash: bytes    # 32 bytes; identifies that block
@@ -36,11 +38,11 @@ class Epoch(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disclosed(Record):
-    """What a challenge was answered with: steps, rising and unique, opened to a verifier."""
+    """What was opened to a verifier in one challenge; written before a byte of it is sent."""
 
     TAG: ClassVar[str] = "disclosed"
     verifier: Bytes32           # Ed25519
-    steps: tuple[int, ...]
+    steps: tuple[int, ...]      # rising, unique
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -84,6 +86,8 @@ class StoredRegistration(Record):
     """`Registration` with an encoding."""
 
     TAG: ClassVar[str] = "registration"
+    chain_id: int
+    contract: Bytes20
     run: Bytes32
     account: Bytes20
     nonce: int
@@ -95,13 +99,15 @@ class StoredRegistration(Record):
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        _require_unsigned(self, "nonce", "beacon_block")
+        _require_unsigned(self, "chain_id", "nonce", "beacon_block")
 
     @classmethod
     def of(cls, registration: Registration) -> StoredRegistration:
         """From the plain type. Raises EncodingError for one that cannot be."""
         event = registration.registered
         return cls(
+            chain_id=registration.chain_id,
+            contract=registration.contract,
             run=event.run,
             account=event.account,
             nonce=event.nonce,
@@ -122,6 +128,8 @@ class StoredRegistration(Record):
             position=self.position.plain(),
         )
         return Registration(
+            chain_id=self.chain_id,
+            contract=self.contract,
             registered=event,
             beacon_block=self.beacon_block,
             beacon_block_hash=self.beacon_block_hash,

@@ -26,7 +26,7 @@ _WORKSPACES = (":4096:8", ":16:8")
 _VARIABLES = (
     "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "KMP_DETERMINISTIC_REDUCTION", "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", _WORKSPACE,
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def _cuda(device: torch.device) -> dict[str, str]:
         "device processors": str(properties.multi_processor_count),
         "cuda": str(torch.version.cuda),
         "cuda driver": _driver(),
+        "cublas workspace": os.environ.get(_WORKSPACE, "not set"),
         "cudnn": str(torch.backends.cudnn.version()),
         "cudnn enabled": _flag(torch.backends.cudnn.enabled),
         "cudnn deterministic": _flag(torch.backends.cudnn.deterministic),
@@ -162,7 +163,7 @@ def _cpu_flags() -> str:
 def _blas() -> str:
     if torch.backends.mkl.is_available():
         return "mkl"
-    return "openblas" if torch.backends.openmp.is_available() and "openblas" in torch.__config__.show().lower() else "other"
+    return "openblas" if "openblas" in torch.__config__.show().lower() else "other"
 
 
 def _flag(value: bool) -> str:

@@ -62,15 +62,17 @@ _NORMS = (
 
 @torch.no_grad()
 def standard_initialize(model: nn.Module, seed: bytes) -> None:
-    """Set every parameter from the run's seed; buffers stay as built.
+    """Set every trainable parameter from the run's seed; buffers and frozen parameters stay as built.
 
     Linear and convolution: weight and bias uniform within 1/sqrt(fan in). Norms: weight 1, bias 0. Anything else
     of two dimensions or more, embeddings included: normal, 0.02. The rest: 0. A tied parameter is set once, by
-    the first of its names and by the module that has it there.
+    the first of its names and by the module that has it there. A recipe whose own modules want other values, say 1
+    for a scale, overrides `Recipe.initialize`.
     """
     named: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
-        named.setdefault(id(parameter), (name, parameter))
+        if parameter.requires_grad:
+            named.setdefault(id(parameter), (name, parameter))
     for name, parameter in named.values():
         path, _, leaf = name.rpartition(".")
         parameter.copy_(_initial(seed, name, model.get_submodule(path), leaf, parameter))

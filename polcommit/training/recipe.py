@@ -7,7 +7,7 @@ fields are its hyperparameters:
     class MyRecipe(Recipe):
         steps: int = 300
         batch: int = 64
-        data: Path = local()            # where something lies on this machine is not a hyperparameter
+        data: Path = field(metadata=LOCAL)      # where something lies on this machine is no hyperparameter
 
         def source(self): ...           # indexable raw samples, before any random transform
         def build(self): ...            # TrainingState
@@ -27,7 +27,7 @@ import importlib.util
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -43,6 +43,7 @@ from polcommit.training.state import TrainingState
 Pairs = tuple[tuple[str, str], ...]
 
 GROUP = "polcommit.recipes"
+LOCAL = {"local": True}     # metadata of a field that belongs to this machine and is no part of the configuration
 BUILT_IN = {"digits": "polcommit.recipes.digits:Digits", "gpt": "polcommit.recipes.gpt:Gpt"}
 
 
@@ -61,13 +62,6 @@ class Applied:
     clipped: bool = False
 
 
-def local(default: Any = dataclasses.MISSING) -> Any:
-    """A field that belongs to this machine, such as a path, and is no part of the configuration."""
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata={"local": True})
-    return dataclasses.field(default=default, metadata={"local": True})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Base of all recipes. Fields may be int, float, bool or str, or one of the first three or None."""
@@ -77,7 +71,7 @@ class Recipe:
     steps: int
     batch: int
     accumulation: int = 1
-    device: str = local("cpu")
+    device: str = field(default="cpu", metadata=LOCAL)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulation"):
@@ -138,7 +132,8 @@ class Recipe:
         if {name for name, _ in pairs} != set(kinds):
             raise EncodingError(f"configuration of {[name for name, _ in pairs]}, but {cls.__name__} has {list(kinds)}")
         try:
-            recipe = cls(**{name: _parsed(kinds[name], text) for name, text in pairs}, **local_values)
+            values: dict[str, Any] = {name: _parsed(kinds[name], text) for name, text in pairs}
+            recipe = cls(**values, **local_values)
         except TypeError as error:
             raise UsageError(f"{cls.__name__}: {error}") from error
         except (UsageError, ValueError, OverflowError) as error:
@@ -181,7 +176,7 @@ def load_recipe(name: str) -> type[Recipe]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not (isinstance(found, type) and issubclass(found, Recipe) and dataclasses.is_dataclass(found)):
-        raise UsageError(f"{value} is not a recipe", hint="a recipe is a frozen dataclass derived from polcommit's Recipe")
+        raise UsageError(f"{value} is not a recipe", hint="a recipe is a frozen dataclass derived from Recipe")
     return found
 
 
@@ -218,7 +213,7 @@ def _kind(name: str, hint: Any) -> tuple[type, bool]:
     kinds = [option for option in options if option is not type(None)]
     optional = len(kinds) < len(options)
     if len(kinds) != 1 or kinds[0] not in (int, float, bool, str) or (optional and kinds[0] is str):
-        raise UsageError(f"field {name}: a hyperparameter is an int, float, bool or str", hint="mark paths with local()")
+        raise UsageError(f"field {name}: neither int, float, bool nor str", hint="mark paths and the like with metadata=LOCAL")
     return kinds[0], optional
 
 

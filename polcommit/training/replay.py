@@ -102,11 +102,12 @@ def first_difference(a: StateIndex, b: StateIndex) -> str | None:
         return None
     if a.scalars.aliases != b.scalars.aliases:
         return "set of tied tensors"
-    mine, other = decode_scalars(a.scalars.values), decode_scalars(b.scalars.values)
-    missing = object()
-    # repr tells 0.0 from -0.0 and 1 from True, which == does not
-    differing = (p for p in sorted(mine.keys() | other.keys()) if repr(mine.get(p, missing)) != repr(other.get(p, missing)))
-    return f"scalar {next(differing, 'encoding')}"
+    mine, other = (decode_scalars(index.scalars.values) for index in (a, b))
+    for path in sorted(mine.keys() | other.keys()):
+        # repr tells 0.0 from -0.0 and 1 from True, which == does not
+        if path not in mine or path not in other or repr(mine[path]) != repr(other[path]):
+            return f"scalar {path}"
+    return "encoding of the scalars"
 
 
 def _to_device(batch: FetchedBatch, device: str) -> list[object]:

@@ -15,6 +15,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from polcommit.encoding import pack, unpack
@@ -56,7 +57,7 @@ def decode_scalars(data: bytes) -> dict[str, Any]:
     if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise EncodingError("scalars are an array of pairs")
     paths = [path for path, _ in pairs]
-    if not all(isinstance(path, str) for path in paths) or any(a >= b for a, b in zip(paths, paths[1:], strict=False)):
+    if not all(isinstance(path, str) for path in paths) or any(a >= b for a, b in pairwise(paths)):
         raise EncodingError("paths of scalars are text, sorted, and unique")
     return {path: _value(node, path) for path, node in pairs}
 
@@ -179,6 +180,6 @@ def _value(node: object, path: str) -> Any:
 def _dict(rest: tuple[Any, ...], path: str) -> dict[str | int, Any]:
     pairs = [pair for pair in rest if isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) in (str, int)]
     keys = [_key_order(key) for key, _ in pairs]
-    if len(pairs) != len(rest) or any(not a < b for a, b in zip(keys, keys[1:], strict=False)):
+    if len(pairs) != len(rest) or any(not a < b for a, b in pairwise(keys)):
         raise EncodingError(f"scalar {path}: keys are text or integers, sorted, and unique")
     return {key: _value(item, f"{path}/{key}") for key, item in pairs}

@@ -124,8 +124,8 @@ def parameter_names(model: nn.Module) -> dict[int, str]:
 def _members(model: nn.Module) -> tuple[dict[str, tuple[str, torch.Tensor]], tuple[tuple[str, str], ...]]:
     """Parameters and buffers, each storage once, and the aliases of those that have several names."""
     named: list[tuple[str, str, torch.Tensor]] = [
-        *(("parameter/" + name, "parameter", tensor) for name, tensor in model.named_parameters(remove_duplicate=False)),
-        *(("buffer/" + name, "buffer", tensor) for name, tensor in model.named_buffers(remove_duplicate=False)),
+        *((f"parameter/{name}", "parameter", found) for name, found in model.named_parameters(remove_duplicate=False)),
+        *((f"buffer/{name}", "buffer", found) for name, found in model.named_buffers(remove_duplicate=False)),
     ]
     first: dict[object, str] = {}
     tensors: dict[str, tuple[str, torch.Tensor]] = {}

@@ -65,7 +65,7 @@ def _gradients(recipe: Recipe, state: TrainingState, seed: bytes, step: int, mic
         with step_context(seed, step, k):
             loss = recipe.loss(state, micro_batch, k, len(micro_batches))
             scaled = loss if state.scaler is None else state.scaler.scale(loss)
-            scaled.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+            scaled.backward()
         contributions.append(loss.detach())
     # read at the end: on an accelerator every item() waits for the device
     return sum((float(contribution.double().item()) for contribution in contributions), 0.0)

@@ -21,6 +21,7 @@ import math
 import struct
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """
     dtype_name(tensor)
     host = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    return memoryview(host.reshape(-1).view(torch.uint8).numpy())
+    return host.reshape(-1).view(torch.uint8).numpy().data
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -220,7 +221,7 @@ def _dict(rest: tuple[Any, ...], where: str) -> dict[str, Any]:
     keys = rest[::2]
     if len(rest) % 2 or not all(type(key) is str for key in keys):
         raise EncodingError(f"{where}: a dict is pairs of str and value")
-    if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(keys)):
         raise EncodingError(f"{where}: keys are sorted, and unique")
     return {key: _value(value, f"{where}[{key!r}]") for key, value in zip(keys, rest[1::2], strict=True)}
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from blake3 import blake3
 
 from polcommit import merkle
-from polcommit.records import Fingerprint, Manifest, RevealedHead, ScalarEntry, Statement, StateIndex, TensorEntry, TreeHead
+from polcommit.encoding import Record
+from polcommit.records import (
+    Fingerprint,
+    Manifest,
+    RevealedHead,
+    ScalarEntry,
+    StateIndex,
+    Statement,
+    TensorEntry,
+    TreeHead,
+)
 from polcommit.storage.runfolder import RunFolder
 from polcommit.storage.settings import Settings
 
@@ -16,6 +29,24 @@ LEAVES = [merkle.leaf_hash(bytes([n])) for n in range(7)]
 CONTENTS = [(blake3(bytes([n])).digest(), n) for n in range(7)]
 SETTINGS = Settings(recipe="digits", configuration=(("lr", "0.1"), ("epochs", "3")), data="/data/digits", key="alice")
 SECRET = bytes(range(32))
+
+
+def filled(kind: Any, **given: Any) -> Any:
+    """A value of a record's field type, or a record: zeros, empty and None wherever nothing is `given`.
+
+    Storage does not care what a record says, and these tests need not know all of its fields.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        return None
+    if get_origin(kind) is Annotated:
+        return bytes(get_args(kind)[1].size)
+    if get_origin(kind) is tuple:
+        return () if get_args(kind)[-1] is Ellipsis else tuple(filled(item) for item in get_args(kind))
+    if issubclass(kind, Record):
+        hints = get_type_hints(kind, include_extras=True)
+        fields = (field.name for field in dataclasses.fields(kind))
+        return kind(**{name: given[name] if name in given else filled(hints[name]) for name in fields})
+    return kind()
 
 
 def entry(name: str, data: bytes, dtype: str = "uint8", shape: tuple[int, ...] | None = None) -> TensorEntry:

@@ -1,0 +1,55 @@
+"""polcommit anchor: the head of a run, onto the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from polcommit.cli import common
+
+
+@click.command()
+@click.argument("run", type=common.FOLDER)
+@common.key_options
+@common.chain_options
+@common.json_option
+def anchor(
+    run: Path,
+    key: str | None,
+    account: Path | None,
+    passphrase_file: Path | None,
+    policy: Path | None,
+    rpc: str | None,
+    contract: str | None,
+    as_json: bool,
+) -> None:
+    """Anchor what was recorded in RUN since the last head. Never sends twice for one head."""
+    from polcommit.session.anchor import anchor as put
+    from polcommit.session.anchor import require_steps
+    from polcommit.storage.runfolder import RunFolder
+
+    folder = RunFolder.open(run)
+    require_steps(folder)
+    chain = common.connection(policy, rpc or folder.settings.rpc, contract)
+    unlocked = common.unlock(key or folder.settings.key, "prover", passphrase_file, account)
+    chain.fund(folder.manifest.account, common.say)
+    with common.progress("waiting for blocks") as bar:
+        done = put(folder, chain, unlocked.signing, unlocked.account, bar)
+    if not done.new:
+        common.say("nothing new to anchor: this is where the last head stands")
+    statement = done.head.statement
+    common.show(
+        {
+            "run": statement.run.hex(),
+            "sequence": statement.sequence,
+            "steps": statement.steps,
+            "final": statement.final,
+            "root": statement.root.hex(),
+            "commitment": done.event.commitment.hex(),
+            "block": done.event.position.block,
+            "transaction": "0x" + done.event.position.transaction.hex(),
+            "sent": done.new,
+        },
+        as_json,
+    )

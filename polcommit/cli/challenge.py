@@ -1,0 +1,326 @@
+"""polcommit challenge: the verifier's side, from draw to verdict."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import click
+
+from polcommit import sampling
+from polcommit.cli import common
+from polcommit.cli.present import verdict_json, verdict_text
+from polcommit.cli.register import require_torch
+from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from polcommit.records import Evidence, Receipt
+    from polcommit.records import Challenge as ChallengeRecord
+    from polcommit.session.challenge import Ask, Options, Verifier
+    from polcommit.session.pending import ChallengeFolder
+
+STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
+
+
+@click.command()
+@click.argument("run")
+@click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', or a list like 3,17,40-42.")
+@click.option("--count", type=click.IntRange(1), help="How many steps to draw.")
+@click.option("--detect", type=float, metavar="P", help="Draw as many as detect, with probability P, ...")
+@click.option("--fraction", type=float, metavar="F", help="... a run with this fraction of its steps forged.")
+@click.option("--prover", metavar="CMD", help="Command that answers, such as 'ssh host polcommit respond --stdio RUN'.")
+@click.option("--request", type=common.FILE, help="Write the request there, for the prover, and stop.")
+@click.option("--opening", type=common.FILE, help="Go on with the opening that the prover wrote there.")
+@click.option("--resume", type=click.IntRange(1), metavar="ID", help="Finish an interrupted challenge: the same draw.")
+@click.option("--head", type=click.IntRange(1), metavar="N", help="Challenge that anchored head; default: the last.")
+@click.option("--with-openings", is_flag=True, help="Put states and samples into the bundle, in clear.")
+@click.option("--model", type=common.FILE, help="Released model (safetensors) to compare with the last state.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of the re-execution; default: the prover's.")
+@click.option("--device", default="cpu", show_default=True, help="Device of the re-execution.")
+@click.option("--out", type=common.FILE, help="Where to write the evidence bundle.")
+@click.option("--receipt", type=common.FILE, help="Also write the signed verdict there, for the prover to keep.")
+@common.key_options
+@common.chain_options
+@common.json_option
+def challenge(
+    run: str,
+    steps: str,
+    count: int | None,
+    detect: float | None,
+    fraction: float | None,
+    prover: str | None,
+    request: Path | None,
+    opening: Path | None,
+    resume: int | None,
+    head: int | None,
+    with_openings: bool,
+    model: Path | None,
+    threads: int | None,
+    device: str,
+    out: Path | None,
+    receipt: Path | None,
+    key: str | None,
+    account: Path | None,
+    passphrase_file: Path | None,
+    policy: Path | None,
+    rpc: str | None,
+    contract: str | None,
+    as_json: bool,
+) -> int:
+    """Draw steps of RUN, have exactly those opened, re-execute them, and give a verdict.
+
+    RUN is a run id; or a run folder on this machine, which stands for its id and for a prover responding from
+    it. Exit status: 0 accepted, 1 rejected, 2 usage, 3 could not be checked.
+    """
+    from polcommit.ledger.accounts import address_of
+    from polcommit.session.challenge import Options, Verifier
+
+    identifier, command = _run_and_prover(run, prover)
+    if sum(x is not None for x in (request, opening)) + (prover is not None) > 1:
+        raise UsageError("--prover, --request and --opening exclude one another")
+    if request is None:
+        require_torch("re-executing steps")
+        if command is None and opening is None:
+            raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
+    released = _model(model)
+    chain = common.connection(policy, rpc, contract)
+    unlocked = common.unlock(key, "verifier", passphrase_file, account)
+    assert unlocked.recipient is not None
+    chain.fund(address_of(unlocked.account), common.say)
+    verifier = Verifier(chain, unlocked.signing, unlocked.recipient, unlocked.account)
+    job = _Job(verifier, identifier, Options(released, threads, device), out, receipt, as_json)
+    if opening is not None:
+        return job.finish_from_file(opening)
+    ask = None if resume is not None else _ask(steps, count, detect, fraction, with_openings)
+    pending = job.resume(resume) if resume is not None else job.begin(cast(_Asked, ask), head)
+    if pending is None:
+        return STATUS["rejected"]
+    if request is not None:
+        return job.write_request(pending, request)
+    assert command is not None
+    return job.ask_prover(pending, command)
+
+
+def _run_and_prover(run: str, prover: str | None) -> tuple[bytes, list[str] | None]:
+    """The run's id, and the command that answers for it. A folder is only ever read by the prover's own process."""
+    command = shlex.split(prover) if prover is not None else None
+    if not Path(run).is_dir():
+        return common.run_id(run), command
+    own = [sys.executable, "-m", "polcommit.cli.main", "respond"]
+    found = subprocess.run([*own, "--print-run", run], capture_output=True, text=True)  # noqa: S603  (ourselves)
+    if found.returncode != 0:
+        lines = found.stderr.strip().splitlines() or ["no answer"]
+        raise StorageError(lines[0].removeprefix("polcommit: "), hint="give a run id, or the folder of a run")
+    return common.run_id(found.stdout.strip()), command or [*own, "--stdio", run]
+
+
+def _ask(steps: str, count: int | None, detect: float | None, fraction: float | None, clear: bool) -> _Asked:
+    """What to ask for; how many, by --detect, is only known with the head."""
+    if steps != "random":
+        if count is not None or detect is not None:
+            raise UsageError("--count and --detect go with --steps random")
+        return _Asked(listed=_listed(steps), clear=clear)
+    if count is not None and detect is not None:
+        raise UsageError("--count and --detect exclude one another")
+    if count is None and detect is None:
+        raise UsageError("how many steps?", hint="give --count N, or --detect 0.99 --fraction 0.05")
+    if fraction is not None and detect is None:
+        raise UsageError("--fraction goes with --detect")
+    return _Asked(count=count or 0, detect=detect, fraction=fraction, clear=clear)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    listed: tuple[int, ...] = ()
+    count: int = 0
+    detect: float | None = None
+    fraction: float | None = None
+    clear: bool = False
+
+    def of(self, population: int, fraction: float) -> Ask:
+        """For a head of this many steps."""
+        from polcommit.session.challenge import Ask
+
+        if self.listed:
+            return Ask(strategy="list", steps=self.listed, clear_openings=self.clear)
+        count = self.count
+        if self.detect is not None:
+            count = sampling.draws_needed(population, self.fraction or fraction, self.detect)
+            common.say(f"drawing {count} of {population} steps")
+        return Ask(strategy="random", count=count, clear_openings=self.clear)
+
+
+def _listed(text: str) -> tuple[int, ...]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise UsageError(f"--steps {text!r}", hint="'random', or a list like 3,17,40-42")
+        found.update(range(int(first), int(last or first) + 1))
+        if len(found) > 1 << 20:
+            raise UsageError(f"--steps {text!r} lists too many steps")
+    if 0 in found:
+        raise UsageError("steps count from 1")
+    return tuple(sorted(found))
+
+
+def _model(path: Path | None):  # type: ignore[no-untyped-def]
+    if path is None:
+        return None
+    from polcommit.session.released import read_model
+
+    return read_model(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run of the command."""
+
+    verifier: Verifier
+    run: bytes
+    options: Options
+    out: Path | None
+    receipt: Path | None
+    as_json: bool
+
+    def begin(self, asked: _Asked, sequence: int | None) -> ChallengeFolder | None:
+        """A new challenge; None where the anchor itself was refuted, and the verdict given."""
+        from polcommit.session import challenge as challenging
+
+        challenges = self._challenges()
+        for other in challenges.unfinished(self.run):
+            number = other.id or "?"
+            common.say(f"warning: challenge {number} has no verdict yet; finish it with --resume {number}")
+        anchor = challenging.find_anchor(self.verifier, self.run, sequence)
+        try:
+            head = challenging.open_head(self.verifier, anchor)
+        except Refuted as error:
+            self._deliver(challenging.reject_anchor(self.verifier, anchor, error))
+            return None
+        ask = asked.of(head.statement.steps, self.verifier.connection.policy.fraction)
+        folder = challenges.new(self.run)
+        challenging.begin(self.verifier, folder, anchor, head, ask)
+        return folder
+
+    def _challenges(self):  # type: ignore[no-untyped-def]
+        from polcommit.keys import default_home
+        from polcommit.session.pending import Challenges
+
+        return Challenges(default_home())
+
+    def resume(self, number: int) -> ChallengeFolder:
+        """A challenge that was begun before."""
+        found = self._challenges().resume(self.run, number)
+        return cast("ChallengeFolder", found)
+
+    def _send(self, folder: ChallengeFolder) -> ChallengeRecord:
+        from polcommit.session import challenge as challenging
+
+        with common.progress("waiting for the draw") as bar:
+            return challenging.send(self.verifier, folder, bar)
+
+    def write_request(self, folder: ChallengeFolder, path: Path) -> int:
+        """The first of the three files."""
+        from polcommit.session.wire import message
+        from polcommit.storage import files
+
+        challenge = self._send(folder)
+        files.write_atomic(path, message(challenge))
+        common.show({"challenge": challenge.id, "request": str(path)}, self.as_json)
+        common.say("send it to the prover, who answers with 'polcommit respond FOLDER --request FILE --out FILE'")
+        return 0
+
+    def finish_from_file(self, path: Path) -> int:
+        """The second of the three files is there: verify it."""
+        from polcommit.session.wire import read_answer
+
+        try:
+            with path.open("rb") as file:
+                number = read_answer(file).id
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}", hint="give the prover's opening") from error
+        except (PolcommitError, ValueError) as error:
+            raise ProverUnavailable(f"{path} is not an opening: {error}", hint="have the prover respond again") from error
+        folder = self._challenges().find(self.run, number)
+        with path.open("rb") as file:
+            return self._verify(folder, self._send(folder), file)[0]
+
+    def ask_prover(self, folder: ChallengeFolder, command: list[str]) -> int:
+        """Start the prover's command, and exchange request, opening and receipt on its pipes."""
+        from polcommit.session.wire import message
+
+        challenge = self._send(folder)
+        try:
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  (the user's)
+        except OSError as error:
+            raise ProverUnavailable(
+                f"cannot start {command[0]!r}: {error.strerror}", hint=_resume_hint(challenge.id)
+            ) from error
+        with cast("AbstractContextManager[subprocess.Popen[bytes]]", child) as process:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                _write(process.stdin, message(challenge))
+                status, receipt = self._verify(folder, challenge, process.stdout)
+                _write(process.stdin, message(receipt))
+            except ProverUnavailable as error:
+                process.kill()
+                raise ProverUnavailable(
+                    f"the prover's command did not answer challenge {challenge.id}: {error.message}",
+                    hint=_resume_hint(challenge.id),
+                ) from error
+            except BaseException:
+                process.kill()
+                raise
+        return status
+
+    def _verify(self, folder: ChallengeFolder, challenge: ChallengeRecord, answer: IO[bytes]) -> tuple[int, Receipt]:
+        from typing import BinaryIO
+
+        from polcommit.session import bundle
+        from polcommit.session import challenge as challenging
+
+        path = self._path(challenge.id)
+        with common.progress("re-executing") as bar:
+            stream = cast(BinaryIO, answer)
+            receipt = challenging.verify_answer(
+                self.verifier, folder, challenge, stream, path, self.options, bar
+            )
+        self._report(bundle.read(path).evidence, path)
+        return STATUS[receipt.verdict.verdict], receipt
+
+    def _deliver(self, evidence: Evidence) -> None:
+        from polcommit.session import bundle
+
+        path = self._path(0)
+        bundle.write(path, evidence, None)
+        self._report(evidence, path)
+
+    def _path(self, number: int) -> Path:
+        return self.out or Path(f"evidence-{self.run.hex()[:8]}-{number}.polcommit")
+
+    def _report(self, evidence: Evidence, path: Path) -> None:
+        from polcommit.session.wire import message
+        from polcommit.storage import files
+
+        verdict = evidence.receipt.verdict
+        if self.receipt is not None:
+            files.write_atomic(self.receipt, message(evidence.receipt))
+        common.show(verdict_json(verdict) | {"evidence": str(path)}, self.as_json, verdict_text(verdict))
+        common.say(f"evidence: {path}")
+
+
+def _write(pipe: IO[bytes], data: bytes) -> None:
+    try:
+        pipe.write(data)
+        pipe.flush()
+    except BrokenPipeError:
+        common.say("warning: the prover's command has ended before it was told everything")
+
+
+def _resume_hint(number: int) -> str:
+    return f"when it can answer: 'polcommit challenge RUN --resume {number}', with the same draw"

@@ -1,0 +1,133 @@
+"""A verdict for machines and for people: the same facts, as JSON and as lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from polcommit.records import Finding, Reference, Verdict
+
+CHECKED = {
+    "V1": "messages parse canonically",
+    "V2": "the anchor is on the right chain and contract, by the run's account",
+    "V3": "signatures, inside and outside, are the prover's",
+    "V4": "the commitment opens, and heads extend one another",
+    "V5": "recipe, data and prover were fixed before the beacon",
+    "V6": "the steps are the ones drawn, on the ledger",
+    "V7": "leaves, learning rates and samples are what was registered",
+    "V8": "opened states have the committed digests and the recipe's schema",
+    "V9": "opened samples form the committed batches",
+    "V10": "re-execution gives the committed states",
+    "V11": "screens over sketches (not in this version)",
+    "V12": "the initial weights are the beacon's",
+    "V13": "the last state is the released model",
+}
+DEVNET = "order, time and randomness of this chain are its operator's own: it is a devnet"
+
+
+def plain(value: Any) -> Any:
+    """Any record, as JSON has it: bytes in hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """The documented JSON of a verdict (docs/cli.md)."""
+    return {
+        "verdict": verdict.verdict,
+        "basis": verdict.basis,
+        "registered": verdict.registered,
+        "draw": verdict.draw,
+        "run": verdict.run.hex(),
+        "account": "0x" + verdict.account.hex(),
+        "prover": plain(verdict.prover),
+        "root": plain(verdict.root),
+        "size": verdict.size,
+        "sequence": verdict.sequence,
+        "final": verdict.final,
+        "anchor": {
+            "chain id": verdict.chain_id,
+            "contract": "0x" + verdict.contract.hex(),
+            **_where(verdict.anchor),
+            "time": verdict.anchor_time,
+            "devnet": verdict.devnet,
+        },
+        "registration": _where(verdict.registration) if verdict.registration is not None else None,
+        "challenge": _where(verdict.challenge) | {"id": verdict.challenge_id} if verdict.challenge is not None else None,
+        "steps": list(verdict.steps),
+        "reexecuted": list(verdict.reexecuted),
+        "detection": {"fraction": verdict.fraction, "probability": verdict.probability},
+        "challenges": [plain(earlier) for earlier in verdict.challenges],
+        "registrations": {"registered": verdict.registrations[0], "anchored": verdict.registrations[1]},
+        "budgets": [plain(budget) for budget in verdict.budgets],
+        "findings": [finding_json(finding) for finding in verdict.findings],
+        "checks": dict(verdict.checks),
+        "environment": plain(verdict.environment),
+        "model": plain(verdict.model),
+        "sketched": verdict.sketched,
+        "verifier": verdict.verifier.hex(),
+        "software": verdict.software,
+    }
+
+
+def _where(reference: Reference) -> dict[str, Any]:
+    return {
+        "block": reference.block,
+        "block hash": "0x" + reference.block_hash.hex(),
+        "transaction": "0x" + reference.transaction.hex(),
+        "log index": reference.log_index,
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A finding: `step` is the verification step, `at` the training step."""
+    return {
+        "step": finding.check,
+        "what": finding.what,
+        "at": finding.step,
+        "expected": finding.expected,
+        "found": finding.found,
+    }
+
+
+def verdict_text(verdict: Verdict, checks: tuple[tuple[str, str], ...] | None = None) -> str:
+    """The verdict for people: what it is first, then what it rests on, then its limits."""
+    lines = [f"{verdict.verdict.upper()}  run {verdict.run.hex()}", ""]
+    lines += [_finding_text(finding) for finding in verdict.findings]
+    if verdict.findings:
+        lines.append("")
+    lines += [f"  {name:<4} {outcome:<20} {CHECKED[name]}" for name, outcome in checks or verdict.checks]
+    lines += ["", *_facts(verdict)]
+    return "\n".join(lines)
+
+
+def _finding_text(finding: Finding) -> str:
+    at = f" at step {finding.step}" if finding.step is not None else ""
+    return f"  {finding.check}: {finding.what}{at}: expected {finding.expected or '-'}, found {finding.found or '-'}"
+
+
+def _facts(verdict: Verdict) -> list[str]:
+    lines = [
+        f"  anchored in block {verdict.anchor.block} of chain {verdict.chain_id}, head {verdict.sequence}"
+        + (", final" if verdict.final else ""),
+    ]
+    if verdict.steps:
+        total = (verdict.size or 1) - 1
+        lines.append(f"  {len(verdict.steps)} of {total} steps drawn ({verdict.draw}), "
+                     f"{len(verdict.reexecuted)} re-executed, basis: {verdict.basis}")  # fmt: skip
+        lines.append(f"  if {verdict.fraction:.0%} of the steps were forged, this draw would have met one with "
+                     f"probability {verdict.probability:.4f}")  # fmt: skip
+    for earlier in verdict.challenges:
+        lines.append(f"  earlier challenge {earlier.id} by {earlier.verifier.hex()[:16]}…: {earlier.outcome}")
+    lines.append(f"  the account registered {verdict.registrations[0]} runs, {verdict.registrations[1]} were anchored")
+    for budget in verdict.budgets:
+        lines.append(f"  verifier {budget.verifier.hex()[:16]}… may still be shown {budget.steps} steps")
+    if verdict.devnet:
+        lines.append(f"  {DEVNET}")
+    lines.append("  the timestamp proves when and what; only the re-executed steps speak for how")
+    return lines

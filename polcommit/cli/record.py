@@ -1,0 +1,39 @@
+"""polcommit record: the three-line loop, for a registered run and its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from polcommit.cli import common
+from polcommit.cli.register import require_torch
+
+
+@click.command()
+@click.argument("run", type=common.FOLDER)
+@click.option("--workers", default=0, show_default=True, type=click.IntRange(0, 256), help="Loader processes.")
+@click.option("--self-check", type=click.Choice(["beside", "before-anchor", "off"]), default="beside",
+              show_default=True, help="When some steps are re-executed in a second process.")  # fmt: skip
+@click.option("--rollback", is_flag=True, help="Drop steps that cannot be reproduced and that no anchor covers.")
+@common.json_option
+def record(run: Path, workers: int, self_check: str, rollback: bool, as_json: bool) -> None:
+    """Train RUN, which is registered, with its recipe; an interrupted run goes on where it stopped."""
+    require_torch("recording a run")
+    from polcommit.session.record import SelfCheck
+    from polcommit.session.record import record as open_run
+
+    with open_run(run, workers=workers, self_check=cast(SelfCheck, self_check), rollback=rollback) as recorded:
+        began = recorded.steps_done
+        if began:
+            common.say(f"goes on after step {began}")
+        loss = None
+        with common.progress("recording") as bar:
+            for batch in recorded:
+                loss = recorded.step(batch)
+                bar(batch.step, recorded.steps_planned)
+    common.show(
+        {"folder": str(run), "steps": recorded.steps_done, "of": recorded.steps_planned, "loss": loss}, as_json
+    )
+    common.say(f"now anchor it: 'polcommit anchor {run}'")

@@ -1,0 +1,140 @@
+"""polcommit register: fix recipe, data and terms on the ledger before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from polcommit.cli import common
+from polcommit.errors import EncodingError, MissingExtra, UsageError
+from polcommit.keys import Card, default_home, list_names, load
+
+
+def require_torch(purpose: str) -> None:
+    """Raises MissingExtra where torch is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("torch", purpose)
+
+
+@click.command()
+@click.argument("run", type=common.FOLDER)
+@click.option("--recipe", required=True, metavar="NAME", help="An installed recipe, or 'package.module:Class'.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
+@click.option("--steps", type=click.IntRange(1), help="Steps to train; default: the recipe's.")
+@click.option("--batch", type=click.IntRange(1), help="Samples a step; default: the recipe's.")
+@click.option("--data", metavar="PATH", help="Where the recipe's data lies, if it does not bring its own.")
+@click.option("--keep", default=50, show_default=True, type=click.IntRange(1), help="Steps between kept full states.")
+@click.option("--verifier", "verifiers", multiple=True, metavar="CARD", help="Public card, or name of a key here, of a "
+              "verifier who may challenge the run; repeatable. Default: all verifiers' keys here.")  # fmt: skip
+@click.option("--budget-steps", type=click.IntRange(0), help="Steps that may be opened to each verifier; default: all.")
+@click.option("--budget-samples", type=click.IntRange(0), help="Raw samples likewise; default: all.")
+@click.option("--allow-clear-openings", is_flag=True, help="Permit bundles that hold states and samples in clear.")
+@common.key_options
+@common.chain_options
+@common.json_option
+def register(
+    run: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    steps: int | None,
+    batch: int | None,
+    data: str | None,
+    keep: int,
+    verifiers: tuple[str, ...],
+    budget_steps: int | None,
+    budget_samples: int | None,
+    allow_clear_openings: bool,
+    key: str | None,
+    account: Path | None,
+    passphrase_file: Path | None,
+    policy: Path | None,
+    rpc: str | None,
+    contract: str | None,
+    as_json: bool,
+) -> None:
+    """Register RUN (a new folder): hash its data set, send the transaction, and wait for the beacon.
+
+    Data, hyperparameters and who may challenge are fixed now; the order of the data and the initial weights
+    follow from a block that nobody knows yet. An interrupted registration is finished by the same command.
+    """
+    require_torch("registering a run")
+    from polcommit.ledger.accounts import address_of
+    from polcommit.session import recipes
+    from polcommit.session import register as registering
+
+    given = _settings(settings, steps, batch)
+    made = recipes.make_recipe(recipe, given, data=str(Path(data).resolve()) if data is not None else None)
+    cards = [_card(text) for text in verifiers] or _own_verifiers()
+    chain = common.connection(policy, rpc, contract)
+    unlocked = common.unlock(key, "prover", passphrase_file, account)
+    chain.fund(address_of(unlocked.account), common.say)
+    terms = registering.Terms(
+        prover=unlocked.card.signing,
+        account=address_of(unlocked.account),
+        verifiers=registering.eligible(
+            [(card.signing, _recipient(card)) for card in cards],
+            steps=budget_steps if budget_steps is not None else made.steps,
+            samples=budget_samples if budget_samples is not None else (1 << 40),
+        ),
+        keep=keep,
+        clear_openings=allow_clear_openings,
+        data=str(Path(data).resolve()) if data is not None else None,
+        key=unlocked.card.name,
+    )
+    with common.progress("registering") as bar:
+        done = registering.register(run, made, terms, chain, unlocked.account, bar)
+    common.show(
+        {
+            "run": done.registered.run.hex(),
+            "folder": str(run),
+            "block": done.registered.position.block,
+            "transaction": "0x" + done.registered.position.transaction.hex(),
+            "beacon block": done.beacon_block,
+            "beacon": done.beacon.hex(),
+        },
+        as_json,
+    )
+    common.say(f"now record it: 'polcommit record {run}', or polcommit.record({str(run)!r}) in your own loop")
+
+
+def _settings(settings: tuple[str, ...], steps: int | None, batch: int | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in settings:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set {text!r}", hint="write it as --set NAME=VALUE")
+        found[name] = value
+    for name, number in (("steps", steps), ("batch", batch)):
+        if number is not None:
+            found[name] = str(number)
+    return found
+
+
+def _card(text: str) -> Card:
+    if text in list_names(default_home()):
+        return load(default_home(), text).card
+    try:
+        return Card.parse(Path(text).read_bytes())
+    except OSError as error:
+        raise UsageError(f"no verifier's card at {text}", hint="give the public.json that the verifier gave you") from error
+    except EncodingError as error:
+        raise UsageError(f"{text} is not a card: {error}", hint="give the verifier's public.json") from error
+
+
+def _recipient(card: Card) -> bytes:
+    if card.recipient is None:
+        raise UsageError(f"'{card.name}' is a prover's card", hint="give the public.json of a verifier")
+    return card.recipient
+
+
+def _own_verifiers() -> list[Card]:
+    cards = [load(default_home(), name).card for name in list_names(default_home())]
+    found = [card for card in cards if card.role == "verifier"]
+    if not found:
+        raise UsageError(
+            "no verifier is named", hint="give a verifier's card with --verifier, or make a verifier's key here"
+        )
+    return found

@@ -1,0 +1,118 @@
+"""polcommit respond: the prover's side of a challenge, on a pipe or in files."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from polcommit.cli import common
+from polcommit.errors import EncodingError, ProverUnavailable, StorageError, UsageError
+
+
+@click.command()
+@click.argument("folder", type=common.FOLDER)
+@click.option("--stdio", is_flag=True, help="Exchange request, opening and receipt on standard input and output.")
+@click.option("--request", type=common.FILE, help="The verifier's request, as a file.")
+@click.option("--out", type=common.FILE, help="Where to write the opening.")
+@click.option("--receipt", type=common.FILE, help="Keep the verdict that the verifier sent back.")
+@click.option("--print-run", is_flag=True, help="Print the run's id, and do nothing else.")
+@common.key_options
+@common.chain_options
+@common.json_option
+def respond(
+    folder: Path,
+    stdio: bool,
+    request: Path | None,
+    out: Path | None,
+    receipt: Path | None,
+    print_run: bool,
+    key: str | None,
+    account: Path | None,
+    passphrase_file: Path | None,
+    policy: Path | None,
+    rpc: str | None,
+    contract: str | None,
+    as_json: bool,
+) -> None:
+    """Answer a challenge of the run in FOLDER: check it on the ledger, regenerate the states, seal them.
+
+    Use one of: --stdio; --request FILE --out FILE; --receipt FILE.
+    """
+    from polcommit.storage.runfolder import RunFolder
+
+    run = RunFolder.open(folder)
+    if print_run:
+        if run.registration is None:
+            raise StorageError(f"{folder} is not registered yet", hint="finish it with 'polcommit register'")
+        click.echo(run.registration.registered.run.hex())
+        return
+    if receipt is not None:
+        _keep_receipt(run, receipt)
+        common.show({"kept": str(receipt)}, as_json)
+        return
+    if stdio == (request is not None) or (request is None) != (out is None):
+        raise UsageError("give --stdio, or --request with --out, or --receipt")
+    from polcommit.cli.register import require_torch
+
+    require_torch("answering a challenge")
+    chain = common.connection(policy, rpc or run.settings.rpc, contract)
+    unlocked = common.unlock(key or run.settings.key, "prover", passphrase_file, account)
+    if stdio:
+        _on_pipes(run, chain, unlocked)
+        return
+    assert request is not None and out is not None
+    _in_files(run, chain, unlocked, request, out)
+    common.show({"opening": str(out), "bytes": out.stat().st_size}, as_json)
+    common.say("send it to the verifier, who goes on with 'polcommit challenge RUN --opening FILE'")
+
+
+def _on_pipes(run, chain, unlocked: common.Unlocked) -> None:  # type: ignore[no-untyped-def]
+    from polcommit.records import Challenge, Receipt
+    from polcommit.session.respond import respond as answer
+    from polcommit.session.respond import take_receipt
+    from polcommit.session.wire import read_message
+
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    challenge = _read(stdin, Challenge, "request")
+    with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
+        for data in answer(run, chain, unlocked.signing, challenge, Path(work)):
+            stdout.write(data)
+        stdout.flush()
+    try:
+        take_receipt(run, read_message(stdin, Receipt))
+    except ProverUnavailable:
+        common.say("the verifier sent no receipt: until it does, the challenge counts as unanswered")
+
+
+def _in_files(run, chain, unlocked: common.Unlocked, request: Path, out: Path) -> None:  # type: ignore[no-untyped-def]
+    from polcommit.records import Challenge
+    from polcommit.session.respond import respond as answer
+    from polcommit.storage import files
+
+    with request.open("rb") as file:
+        challenge = _read(file, Challenge, str(request))
+    with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("regenerating states") as bar:
+        files.write_atomic(out, answer(run, chain, unlocked.signing, challenge, Path(work), bar))
+
+
+def _keep_receipt(run, path: Path) -> None:  # type: ignore[no-untyped-def]
+    from polcommit.records import Receipt
+    from polcommit.session.respond import take_receipt
+
+    with path.open("rb") as file:
+        take_receipt(run, _read(file, Receipt, str(path)))
+
+
+def _read(stream: BinaryIO, kind, what: str):  # type: ignore[no-untyped-def]
+    from polcommit.session.wire import read_message
+
+    try:
+        return read_message(stream, kind)
+    except (EncodingError, ProverUnavailable) as error:
+        raise UsageError(
+            f"{what} is not a {kind.__name__.lower()} of polcommit's: {error}", hint="have it sent again"
+        ) from error

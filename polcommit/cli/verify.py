@@ -1,0 +1,146 @@
+"""polcommit verify: the third party's side."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from polcommit.cli import common
+from polcommit.cli.challenge import STATUS
+from polcommit.cli.present import finding_json, verdict_json, verdict_text
+from polcommit.errors import Refuted, Unavailable
+
+if TYPE_CHECKING:
+    from polcommit.evidence import Judgement
+    from polcommit.records import Challenge, Evidence, Verdict
+    from polcommit.session.bundle import Bundle
+    from polcommit.session.connection import Connection
+
+
+@click.command()
+@click.argument("evidence", type=common.FILE)
+@click.option("--replay", is_flag=True, help="Re-execute the steps, where the bundle holds states and samples.")
+@click.option("--model", type=common.FILE, help="The released model: is it the one that the verdict is about?")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of the re-execution; default: the prover's.")
+@common.chain_options
+@common.json_option
+def verify(
+    evidence: Path,
+    replay: bool,
+    model: Path | None,
+    threads: int | None,
+    policy: Path | None,
+    rpc: str | None,
+    contract: str | None,
+    as_json: bool,
+) -> int:
+    """Check an EVIDENCE bundle against your own policy, without any keys.
+
+    V1 to V7 are checked on the policy's chain. V8 to V10 are taken on the word of a verifier that the policy
+    trusts, or re-executed with --replay. Exit status: 0 accepted, 1 rejected, 2 usage, 3 could not be checked.
+    """
+    from polcommit.evidence import judge
+    from polcommit.session import bundle
+
+    try:
+        found = bundle.read(evidence)
+    except Refuted as error:
+        return _unreadable(error, as_json)
+    chain = common.connection(policy, rpc, contract)
+    again = _replayer(found, chain, threads) if replay else None
+    judgement = judge(found.evidence, chain.policy, chain.ledger, again)
+    if found.evidence.openings is not None and again is None:
+        judgement = _with_contents(found, judgement)
+    if model is not None:
+        _require_model(model, judgement.claimed)
+    _show(judgement, as_json)
+    return STATUS[judgement.verdict]
+
+
+def _unreadable(error: Refuted, as_json: bool) -> int:
+    finding = {"step": error.check, "what": error.what, "at": None, "expected": error.expected, "found": error.found}
+    text = f"REJECTED\n\n  {error.message}"
+    common.show({"verdict": "rejected", "basis": "none", "findings": [finding]}, as_json, text)
+    return STATUS["rejected"]
+
+
+def _with_contents(found: Bundle, judgement: Judgement) -> Judgement:
+    """A bundle with openings is one thing: their contents are compared with their digests even without a replay."""
+    from polcommit.evidence import Judgement
+    from polcommit.records import Finding
+
+    with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
+        try:
+            found.extract(Path(work))
+        except Refuted as error:
+            finding = Finding(
+                check=error.check, what=error.what, step=None, expected=error.expected, found=error.found
+            )
+            return Judgement("rejected", (finding,), judgement.checks, judgement.claimed)
+    return judgement
+
+
+def _replayer(found: Bundle, chain: Connection, threads: int | None):  # type: ignore[no-untyped-def]
+    from polcommit.cli.register import require_torch
+
+    require_torch("re-executing steps")
+
+    def replay(challenge: Challenge, evidence: Evidence) -> Verdict:
+        from polcommit.encoding import encode
+        from polcommit.session.processes import ProcessReplayer
+        from polcommit.verifier import Verification
+
+        assert evidence.disclosure is not None and evidence.openings is not None
+        own = Verification(
+            policy=chain.policy,
+            ledger=chain.ledger,
+            replayer=ProcessReplayer(threads=threads),
+            challenge=challenge,
+            attested=evidence.disclosure.heads[-1],
+        )
+        with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("re-executing") as bar:
+            if own.take_disclosure(encode(evidence.disclosure)) and own.take_openings(encode(evidence.openings)):
+                try:
+                    found.extract(Path(work))
+                except Refuted as error:
+                    own.reject(error)
+                else:
+                    own.take_blobs(Path(work), bar)
+        return own.verdict(evidence.receipt.verdict.verifier)
+
+    return replay
+
+
+def _require_model(path: Path, claimed: Verdict) -> None:
+    from polcommit.session.released import read_model
+
+    found = read_model(path).digest
+    if claimed.model is None:
+        raise Unavailable(
+            "the verifier compared no released model", hint="ask for a challenge made with --model, or check without it"
+        )
+    if claimed.model != found:
+        raise Unavailable(
+            f"{path} is another file than the model that the verifier compared",
+            hint="the same weights saved differently are another file: give the very file that was released",
+        )
+
+
+def _show(judgement: Judgement, as_json: bool) -> None:
+    from dataclasses import replace
+
+    findings = judgement.findings
+    result = verdict_json(judgement.claimed) | {
+        "verdict": judgement.verdict,
+        "basis": judgement.claimed.basis if judgement.verdict == "accepted" else "none",
+        "findings": [finding_json(finding) for finding in findings],
+        "checks": dict(judgement.checks),
+        "claimed": judgement.claimed.verdict,
+    }
+    shown = judgement.claimed
+    if judgement.verdict != "accepted":
+        shown = replace(shown, verdict=judgement.verdict, basis="none", findings=findings)
+    common.show(result, as_json, verdict_text(shown, judgement.checks))

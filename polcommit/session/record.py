@@ -1,0 +1,436 @@
+"""Recording a run in the user's own loop (spec §4.3).
+
+    run = polcommit.record("runs/digits", recipe=recipe)
+    for batch in run:
+        loss = run.step(batch)
+    run.close()
+
+One leaf a step, with the digest of the full state after it. A step ends when the next batch is asked for, or at
+close: schedulers and scalers have then done their part. Written leaves are never rewritten: a resumed run first
+re-executes from its last kept state to the end of the journal, and must get every digest again.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+import torch
+
+from polcommit import transcript as hashes
+from polcommit.encoding import decode, digest, encode
+from polcommit.errors import DataChanged, NotReproducible, StorageError, UsageError
+from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord, TensorEntry
+from polcommit.session.processes import command, reported_error, worker_environment
+from polcommit.session.recipes import require_same, run_recipe
+from polcommit.storage.runfolder import RunFolder
+from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.loading import FetchedBatch, Loader
+from polcommit.training.recipe import Recipe
+from polcommit.training.replay import Engine
+from polcommit.training.state import TrainingState
+from polcommit.training.step import StepResult
+
+CHECKED_AT_START = 3            # steps that are always re-executed, from the first
+CHECK_BUDGET = 0.01             # share of training time for random self-checks
+
+SelfCheck = Literal["beside", "before-anchor", "off"]
+
+
+def record(
+    path: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    workers: int = 0,
+    self_check: SelfCheck = "beside",
+    rollback: bool = False,
+) -> RecordedRun:
+    """Open a registered run for recording; an interrupted one goes on where its journal ends.
+
+    `recipe` may be left out: the registered one is taken. `workers` processes fetch batches ahead. `self_check`
+    re-executes some steps in a second process, 'beside' training or 'before-anchor'; 'off' leaves it to the
+    challenges. `rollback` drops steps that cannot be reproduced and that no anchor covers.
+
+    Raises:
+        StorageError: no such run, it is not registered yet, or another process records it.
+        Contradiction: a value of `recipe` is not what the run was registered with.
+        NotReproducible: this machine does not get the recorded digests again.
+    """
+    run = RunFolder.open(Path(path))
+    if run.registration is None:
+        raise StorageError(f"{path} is not registered yet", hint="finish it with 'polcommit register'")
+    if recipe is None:
+        recipe = run_recipe(run)
+    else:
+        require_same(run, recipe)
+    return RecordedRun(run, recipe, workers=workers, self_check=self_check, rollback=rollback)
+
+
+class RecordedRun:
+    """A run that is being recorded; iterate over its batches, `step` each, and `close`."""
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, *, workers: int, self_check: SelfCheck, rollback: bool
+    ) -> None:
+        registration = run.registration
+        assert registration is not None
+        set_determinism()
+        self._lock = run.lock()
+        self._lock.__enter__()
+        try:
+            self._run, self._recipe, self._workers = run, recipe, workers
+            self._seed = hashes.run_seed(registration.beacon)
+            self._engine = Engine(recipe, self._seed)
+            self._source = recipe.source()
+            self._leaves = run.dataset_leaves()
+            self._journal = run.journal()
+            self._pending: tuple[FetchedBatch, StepResult] | None = None
+            self._checks = SelfChecks(run, recipe, self_check)
+            self._closed = False
+            self._environment = 0
+            self._begin(rollback)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    # --- state ------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that are recorded: the last one that was closed."""
+        return len(self._journal) - 1
+
+    @property
+    def steps_planned(self) -> int:
+        """Steps that the run was registered with."""
+        return self._recipe.steps
+
+    @property
+    def state(self) -> TrainingState:
+        """The live training state, for evaluation and logging. Changing it makes the run irreproducible."""
+        return self._engine.state
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The live model."""
+        return self._engine.state.model
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[FetchedBatch]:
+        """The batches that are left, in the order that the beacon gives."""
+        loader = Loader(
+            self._recipe,
+            self._seed,
+            self.steps_done + 1,
+            self._recipe.steps,
+            workers=self._workers,
+            source=self._source,
+        )
+        for batch in loader:
+            self._end_step()
+            self._require_registered(batch)
+            yield batch
+        self._end_step()
+
+    def step(self, batch: FetchedBatch) -> float:
+        """Run the step that this batch is for; returns its loss.
+
+        Raises:
+            UsageError: the batch is not the next one.
+        """
+        if self._closed:
+            raise UsageError("the run is closed")
+        self._end_step()
+        if batch.step != self.steps_done + 1:
+            raise UsageError(f"batch of step {batch.step}, but step {self.steps_done + 1} is next")
+        began = time.monotonic()
+        result = self._engine.step(batch)
+        self._checks.spent(time.monotonic() - began)
+        self._pending = (batch, result)
+        return result.loss
+
+    def close(self) -> None:
+        """End the last step, make everything durable, and wait for the self-checks."""
+        if self._closed:
+            return
+        try:
+            self._end_step()
+            self._closed = True
+            self._keep(self.steps_done)     # so that an anchor of what there is finds its head's state
+            self._journal.sync()
+            self._checks.finish()
+        finally:
+            self._closed = True
+            self._journal.close()
+            self._lock.__exit__(None, None, None)
+
+    def __enter__(self) -> RecordedRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._checks.stop()
+            self._journal.close()
+            self._closed = True
+            self._lock.__exit__(None, None, None)
+
+    def _end_step(self) -> None:
+        """Commit the step that was run last: capture the state, write the leaf, keep the state where it is due."""
+        if self._pending is None:
+            return
+        batch, result = self._pending
+        captured = self._engine.capture()
+        record = self._record(batch, result, hashes.state_digest(captured.index))
+        last = record.step == self._recipe.steps
+        if record.step % self._run.manifest.keep == 0 or last:
+            self._run.states.put(record.step, captured.index, captured.content)
+        self._journal.append(encode(record))
+        self._pending = None
+        if record.step % self._run.manifest.keep == 0 or last:
+            self._journal.sync()
+        self._checks.after(record.step, captured.index, captured.content)
+
+    def _record(self, batch: FetchedBatch, result: StepResult, state: bytes) -> StepRecord:
+        return StepRecord(
+            step=batch.step,
+            samples=hashes.samples_digest(self._leaves[index] for index in batch.indices),
+            batch=batch.digest,
+            state=state,
+            loss=result.loss,
+            learning_rate=result.learning_rate,
+            clipped=result.clipped,
+            skipped=result.skipped,
+            environment=self._environment,
+        )
+
+    def _require_registered(self, batch: FetchedBatch) -> None:
+        for index, (content, length) in zip(batch.indices, batch.contents, strict=True):
+            leaf = SampleLeaf(index=index, length=length, content=content)
+            if hashes.sample_leaf(hashes.sample_salt(self._run.secret, index), leaf) != self._leaves[index]:
+                raise DataChanged(
+                    f"dataset[{index}] is not the sample that was registered",
+                    hint="restore the data set as it was at registration; nothing recorded is lost",
+                )
+
+    def _keep(self, step: int) -> None:
+        if step not in self._run.states.steps():
+            captured = self._engine.capture()
+            self._run.states.put(step, captured.index, captured.content)
+
+    # --- beginning and resuming -------------------------------------------------------------------------------
+
+    def _begin(self, rollback: bool) -> None:
+        if len(self._leaves) != len(self._source):
+            raise DataChanged(
+                f"the data set has {len(self._source)} samples, {len(self._leaves)} were registered",
+                hint="restore the data set as it was at registration",
+            )
+        if hashes.tree_head(self._leaves) != self._run.manifest.dataset:
+            raise StorageError(
+                f"{self._run.path / 'dataset.leaves'} is damaged: another root than the registered one",
+                hint="restore it from a copy",
+            )
+        if len(self._journal) == 0:
+            self._genesis()
+        else:
+            self._resume(rollback)
+
+    def _genesis(self) -> None:
+        run, registration = self._run, self._run.registration
+        assert registration is not None
+        captured = self._engine.initial()
+        run.states.put(0, captured.index, captured.content)
+        if not run.environments():
+            run.add_environment(1, fingerprint(self._recipe.device))
+        event = registration.registered
+        record = GenesisRecord(
+            run=event.run,
+            manifest=digest(run.manifest),
+            beacon_block=registration.beacon_block,
+            beacon=registration.beacon,
+            state=hashes.state_digest(captured.index),
+            chain_id=registration.chain_id,
+            contract=registration.contract,
+            account=run.manifest.account,
+            prover=run.manifest.prover,
+        )
+        self._journal.append(encode(record))
+        self._journal.sync()
+        self._environment = 0
+        if run.environments()[0].fingerprint != fingerprint(self._recipe.device):
+            raise StorageError(f"{run.path} was begun in another environment", hint="register another run")
+        self._checks.after(0, captured.index, captured.content)
+
+    def _resume(self, rollback: bool) -> None:
+        """Go on from the journal's end: from the last kept state there, every leaf after it must come out again."""
+        run, last = self._run, self.steps_done
+        start = run.states.latest(last)
+        if start is None:
+            raise StorageError(f"{run.path} has no kept state", hint="restore its states from a copy")
+        records = [decode(frame, StepRecord) for frame in self._journal.read(start + 1)] if start < last else []
+        index = run.states.get(start)
+        self._require_committed(start, index)
+        self._engine.restore(index, run.tensors.get)
+        here = fingerprint(self._recipe.device)
+        epochs = run.environments()
+        if here == epochs[-1].fingerprint:
+            self._environment = len(epochs) - 1
+            self._reproduce(start, records, rollback)
+        elif records:
+            self._other_environment(start, epochs[-1].fingerprint.difference(here), rollback)
+        if here != run.environments()[-1].fingerprint:
+            self._environment = run.add_environment(self.steps_done + 1, here)
+        else:
+            self._environment = len(run.environments()) - 1
+        self._checks.resumed(self.steps_done)
+        captured = self._engine.capture()
+        self._checks.after(self.steps_done, captured.index, captured.content)
+
+    def _require_committed(self, step: int, index: StateIndex) -> None:
+        frame = next(self._journal.read(step, step + 1))
+        committed = decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state
+        if hashes.state_digest(index) != committed:
+            raise StorageError(
+                f"the kept state of step {step} is not the one that was committed", hint="restore it from a copy"
+            )
+
+    def _reproduce(self, start: int, records: list[StepRecord], rollback: bool) -> None:
+        if not records:
+            return
+        loader = Loader(self._recipe, self._seed, start + 1, records[-1].step, source=self._source)
+        for batch, recorded in zip(loader, records, strict=True):
+            self._require_registered(batch)
+            result = self._engine.step(batch)
+            index = self._engine.capture().index
+            again = self._record(batch, result, hashes.state_digest(index))
+            if encode(again) != encode(recorded):
+                names = [name for name in StepRecord.__slots__ if getattr(again, name) != getattr(recorded, name)]
+                what = f"step {batch.step} does not reproduce: {', '.join(names)} differ"
+                self._give_up(start, what, rollback)
+                return
+
+    def _other_environment(self, start: int, differs: tuple[tuple[str, str, str], ...], rollback: bool) -> None:
+        name, before, now = differs[0]
+        what = f"the environment changed ({name} was {before!r}, is {now!r}) after the kept state of step {start}"
+        self._give_up(start, what, rollback)
+
+    def _give_up(self, start: int, what: str, rollback: bool) -> None:
+        """Drop the leaves after the kept state of `start`, if that is wanted and allowed; else say so."""
+        heads = self._run.anchors.heads()
+        anchored = heads[-1].statement.steps if heads else 0
+        if start < anchored:
+            raise NotReproducible(
+                what, hint=f"step {anchored} is anchored and cannot be rolled back: resume where it was recorded"
+            )
+        if not rollback:
+            raise NotReproducible(
+                what, hint=f"resume where it was recorded, or drop the steps after {start} with --rollback"
+            )
+        self._journal.truncate(start + 1)
+        for step in self._run.states.steps():
+            if step > start:
+                self._run.states.remove(step)
+        self._run.drop_environments(start)
+        self._run.checks.drop(start)
+        self._engine.restore(self._run.states.get(start), self._run.tensors.get)
+
+
+class SelfChecks:
+    """Re-execution of some steps in a second process while training runs, so that a prover learns early.
+
+    Always the first steps, the first after each epoch's boundary and after a resume; others at random, within
+    the budget. The state before a checked step is kept for it, and removed when it is not due by itself.
+    """
+
+    def __init__(self, run: RunFolder, recipe: Recipe, mode: SelfCheck) -> None:
+        self._run, self._recipe, self._mode = run, recipe, mode
+        self._epoch = max(1, run.manifest.dataset.size // run.manifest.batch)
+        self._chosen: set[int] = set(range(1, CHECKED_AT_START + 1))
+        self._extra: set[int] = set()           # states that are kept for a check only
+        self._child: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._output: IO[bytes] | None = None
+        self._trained = 0.0                     # seconds
+        self._random = random.SystemRandom()
+
+    def spent(self, seconds: float) -> None:
+        """Note the time that a step took."""
+        self._trained += seconds
+
+    def resumed(self, step: int) -> None:
+        """The step after this one is checked."""
+        self._chosen.add(step + 1)
+
+    def _wanted(self, step: int) -> bool:
+        at_boundary = step > 1 and (step - 1) % self._epoch == 0
+        return step in self._chosen or at_boundary or self._random.random() < CHECK_BUDGET
+
+    def after(self, step: int, index: StateIndex, content: Callable[[TensorEntry], memoryview]) -> None:
+        """Step `step` is committed: have it checked if it was chosen, and choose whether the next one is."""
+        if self._mode == "off":
+            return
+        if step and step in self._chosen and (step - 1) in self._run.states.steps():
+            self._run.checks.add(step)
+            self._start()
+        self._chosen.discard(step)
+        if step < self._recipe.steps and self._wanted(step + 1):
+            self._chosen.add(step + 1)
+            if step not in self._run.states.steps():
+                self._run.states.put(step, index, content)
+                self._extra.add(step)
+        self._poll()
+
+    def _start(self) -> None:
+        if self._mode != "beside" or self._child is not None:
+            return
+        threads = torch.get_num_threads()
+        self._errors, self._output = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            command("check", str(self._run.path), str(threads), "follow"),
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._errors,
+            env=worker_environment(threads),
+        )
+
+    def _poll(self) -> None:
+        done = self._extra & {step - 1 for step in self._run.checks.done()} if self._extra else set()
+        for step in done:
+            self._run.states.remove(step)
+        self._extra -= done
+        if self._child is not None and self._child.poll() is not None:
+            self._report()
+
+    def finish(self) -> None:
+        """Wait until everything that was queued has been checked."""
+        if self._child is not None:
+            assert self._child.stdin is not None
+            self._child.stdin.close()
+            self._child.wait()
+            self._report()
+        self._poll()
+        self._run.states.collect()
+
+    def stop(self) -> None:
+        """End the process without waiting for its checks; they stay queued."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    def _report(self) -> None:
+        assert self._child is not None and self._errors is not None and self._output is not None
+        status, self._child = self._child.wait(), None
+        if status != 0:
+            raise reported_error(self._output, self._errors, status)
+

@@ -1,0 +1,178 @@
+"""Registration: what is fixed before training, on the ledger before anybody can know the beacon (spec §4.1).
+
+The folder is complete and durable before a transaction is signed, the signed transaction before it is sent; an
+interrupted registration is finished by running it again, and never sends a second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polcommit import transcript as hashes
+from polcommit.errors import StorageError, UsageError
+from polcommit.events import Registered
+from polcommit.records import Eligible, Manifest, SampleLeaf
+from polcommit.sealing import derive, new_secret
+from polcommit.session.connection import Connection
+from polcommit.session.recipes import recipe_name
+from polcommit.storage.runfolder import RunFolder, check_free
+from polcommit.storage.settings import Settings
+from polcommit.storage.types import Registration
+from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.loading import dataset_contents
+from polcommit.training.recipe import Recipe, configuration_digest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a run is registered under, besides its recipe."""
+
+    prover: bytes                       # Ed25519, 32 bytes
+    account: bytes                      # 20 bytes
+    verifiers: tuple[Eligible, ...]     # eligible to challenge, with their disclosure budgets
+    keep: int = 50                      # steps between full states on disk
+    clear_openings: bool = False        # whether bundles may hold states and samples in clear
+    data: str | None = None             # path of the recipe's data, for this machine only
+    key: str | None = None              # name of the prover's key, for this machine only
+
+
+def prepare(
+    folder: Path, recipe: Recipe, terms: Terms, connection: Connection, progress: Progress | None = None
+) -> RunFolder:
+    """Hash the data set, make the run secret, fix the manifest, and write the run's folder. Sends nothing.
+
+    Raises:
+        StorageError: the folder holds something already.
+        DataChanged: a sample is random.
+        UsageError: no verifier is eligible, or the data set does not fill a batch.
+    """
+    if not terms.verifiers:
+        raise UsageError("no verifier is eligible", hint="give the public card of at least one with --verifier")
+    check_free(folder)
+    name = recipe_name(recipe)
+    set_determinism()
+    secret = new_secret()
+    contents = list(dataset_contents(recipe.source(), progress=progress))
+    leaves = [
+        hashes.sample_leaf(hashes.sample_salt(secret, index), SampleLeaf(index=index, length=length, content=content))
+        for index, (content, length) in enumerate(contents)
+    ]
+    if len(leaves) < recipe.batch:
+        raise UsageError(f"{len(leaves)} samples do not fill a batch of {recipe.batch}")
+    manifest = Manifest(
+        recipe=name,
+        recipe_source=type(recipe).source_digest(),
+        configuration=configuration_digest(recipe.configuration()),
+        preprocessing=None,
+        dataset=hashes.tree_head(leaves),
+        schedule=hashes.tree_head(hashes.schedule_hashes(recipe.learning_rate, recipe.steps)),
+        steps=recipe.steps,
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        digest_every=1,
+        keep=terms.keep,
+        generator=1,
+        order=1,
+        environment=fingerprint(recipe.device),
+        prover=terms.prover,
+        account=terms.account,
+        verifiers=tuple(sorted(terms.verifiers, key=lambda verifier: verifier.key)),
+        clear_openings=terms.clear_openings,
+        parent=None,
+        confirmations=connection.policy.confirmations if connection.policy.finality == "confirmations" else 0,
+    )
+    settings = Settings(
+        recipe=name,
+        configuration=recipe.configuration(),
+        data=terms.data,
+        rpc=connection.policy.rpc,
+        contract="0x" + connection.policy.contract.hex(),
+        key=terms.key,
+    )
+    return RunFolder.create(
+        folder, manifest=manifest, secret=secret, settings=settings, leaves=leaves, contents=contents
+    )
+
+
+def send(run: RunFolder, connection: Connection, account_key: bytes) -> Registered:
+    """Send the registration's transaction, once; the same one again after an interruption."""
+    with run.lock():
+        pending = run.registration_pending
+        if pending is not None:
+            event = connection.ledger.resume(pending)
+        else:
+            commitment = hashes.manifest_commitment(derive(run.secret, "blinding/manifest"), run.manifest)
+            event = connection.ledger.register(
+                account_key, commitment, on_sent=lambda _, raw: run.write_registration_pending(raw)
+            )
+    if not isinstance(event, Registered) or event.account != run.manifest.account:
+        raise StorageError(f"{run.path} holds a transaction that does not register it", hint="restore the folder")
+    return event
+
+
+def await_beacon(
+    run: RunFolder, connection: Connection, event: Registered, progress: Progress | None = None
+) -> Registration:
+    """Wait for the beacon's block to be final, and keep registration and beacon durably."""
+    ledger = connection.ledger
+    while True:
+        number = event.position.block + hashes.DELAY
+        ledger.wait_final(number, progress=progress)
+        found = ledger.registration(event.run)
+        if found == event:
+            break
+        if found is None:
+            found = send_again(run, connection)
+        event = found       # a reorganisation moved it before it was final: the beacon moves along
+    block = ledger.block(number)
+    chain = ledger.identity()
+    registration = Registration(
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        registered=event,
+        beacon_block=number,
+        beacon_block_hash=block.hash,
+        beacon=hashes.beacon(chain.chain_id, chain.contract, event.run, event.manifest, block.prevrandao),
+    )
+    run.write_registration(registration)
+    return registration
+
+
+def send_again(run: RunFolder, connection: Connection) -> Registered:
+    """Rebroadcast a registration that a reorganisation dropped."""
+    pending = run.registration_pending
+    assert pending is not None      # it was stored before it was first sent
+    event = connection.ledger.resume(pending)
+    assert isinstance(event, Registered)
+    return event
+
+
+def register(
+    folder: Path,
+    recipe: Recipe,
+    terms: Terms,
+    connection: Connection,
+    account_key: bytes,
+    progress: Progress | None = None,
+) -> Registration:
+    """Register a run: prepare its folder, send, wait for the beacon. An interrupted one is finished.
+
+    Raises:
+        Contradiction: the folder holds an unfinished registration of something else.
+    """
+    if (folder / "manifest").exists():
+        run = RunFolder.open(folder)
+        if run.registration is not None:
+            check_free(folder)      # raises: a run is never overwritten
+    else:
+        run = prepare(folder, recipe, terms, connection, progress)
+    return await_beacon(run, connection, send(run, connection, account_key))
+
+
+def eligible(cards: Sequence[tuple[bytes, bytes]], *, steps: int, samples: int) -> tuple[Eligible, ...]:
+    """Entries of the manifest for verifiers given as (signing key, recipient key), all with the same budget."""
+    return tuple(Eligible(key=key, recipient=recipient, steps=steps, samples=samples) for key, recipient in cards)

@@ -1,0 +1,135 @@
+"""The prover's answer to a challenge (spec §5.3): found on the ledger, within the budget, regenerated, sealed.
+
+What is disclosed is noted durably before a byte of it leaves. A state that this machine does not get back is an
+error here and no answer: the challenge stays unanswered, and can be answered from the right machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from polcommit import transcript as hashes
+from polcommit.encoding import encode, tag
+from polcommit.errors import BudgetExhausted, EncodingError, SignatureInvalid, UsageError
+from polcommit.events import ChainIdentity
+from polcommit.keys import key_id
+from polcommit.opening import frame, opening_blobs
+from polcommit.prover import (
+    Run,
+    accept_challenge,
+    drawn_samples,
+    make_disclosure,
+    make_openings,
+    opened_states,
+    opening_purpose,
+)
+from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, Receipt, SealedOpening
+from polcommit.replaying import RegenerateJob
+from polcommit.sealing import new_stream_key, seal, seal_stream
+from polcommit.session.connection import Connection
+from polcommit.session.processes import regenerate
+from polcommit.session.recipes import run_recipe
+from polcommit.session.run import load_run
+from polcommit.session.wire import chunked, message
+from polcommit.signing import opening_message, sign, sign_refusal, verify_receipt
+from polcommit.storage.blobs import BlobFolder
+from polcommit.storage.runfolder import RunFolder
+from polcommit.storage.types import Disclosed
+
+Progress = Callable[[int, int], None]
+
+
+def respond(
+    folder: RunFolder,
+    connection: Connection,
+    key: Ed25519PrivateKey,
+    challenge: Challenge,
+    work: Path,
+    progress: Progress | None = None,
+) -> Iterator[bytes]:
+    """The framed answer to a challenge, piece by piece; bulky things go through the folder `work`.
+
+    Raises:
+        Refuted: the challenge is not on the ledger as it says, or its verifier is not eligible.
+        NotReproducible, DataChanged: this machine cannot bring back what is asked for.
+    """
+    with folder.lock():
+        recipe = run_recipe(folder)
+        run = load_run(folder, recipe.learning_rate)
+        connection.ledger.wait_final(challenge.block + hashes.DELAY)
+        chain = connection.ledger.identity()
+        try:
+            disclosed = {number: (shown.verifier, shown.steps) for number, shown in folder.disclosed().items()}
+            drawn = accept_challenge(run, connection.ledger, chain, challenge, disclosed)
+        except BudgetExhausted as error:
+            refusal = sign_refusal(
+                key, run=run.id, challenge_id=challenge.id, reason="budget", detail=error.message[:1000]
+            )
+            yield message(refusal)
+            return
+        job = RegenerateJob(
+            states=tuple(opened_states(drawn)),
+            sketched=drawn.kept,
+            sketch_seed=hashes.sketch_seed(drawn.seed),
+            samples=tuple(drawn_samples(run, drawn)),
+        )
+        report = regenerate(folder.path, job, work, threads=_threads(run), progress=progress)
+        states = {state.step: state.index for state in report.states}
+        disclosure = make_disclosure(run, challenge, drawn)
+        openings = make_openings(run, drawn, states, dict(report.sketches))
+        folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
+    yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
+
+
+def _payload(disclosure: Disclosure, openings: Openings, work: Path) -> Iterator[bytes]:
+    yield from frame(encode(disclosure), encode(openings))
+    yield from BlobFolder(work).stream(blob.content for blob in opening_blobs(openings))
+
+
+def _sealed(
+    run: Run, chain: ChainIdentity, key: Ed25519PrivateKey, challenge: Challenge, payload: Callable[[], Iterator[bytes]]
+) -> Iterator[bytes]:
+    """The payload under a fresh key, and that key with the payload's signed digest sealed to the verifier."""
+    hasher = blake3(tag("payload"))
+    for chunk in payload():
+        hasher.update(chunk)
+    digest = hasher.digest()
+    signed = opening_message(run=run.id, challenge_id=challenge.id, payload=digest)
+    stream_key = new_stream_key()
+    inner = OpeningKey(key=stream_key, payload=digest, signature=sign(key, "sign/opening", signed))
+    verifier = run.manifest.eligible(challenge.request.verifier)
+    assert verifier is not None     # accept_challenge has seen to it
+    purpose = opening_purpose(chain, run.id, challenge.id, run.manifest.prover, key_id(verifier.recipient))
+    sealed = seal(encode(inner), verifier.recipient, purpose)
+    yield message(SealedOpening(run=run.id, id=challenge.id, sealed=sealed))
+    yield from chunked(seal_stream(payload(), stream_key, signed))
+
+
+def _threads(run: Run) -> int | None:
+    threads = dict(run.environments[-1][1].items).get("threads", "")
+    return int(threads) if threads.isdigit() else None
+
+
+def take_receipt(folder: RunFolder, receipt: Receipt) -> None:
+    """Keep a signed verdict; later openings must include it.
+
+    Raises:
+        UsageError: it is not a verdict about this run by an eligible verifier.
+    """
+    verdict = receipt.verdict
+    registration = folder.registration
+    try:
+        verify_receipt(receipt)
+    except (SignatureInvalid, EncodingError) as error:
+        raise UsageError(f"not a receipt: {error}") from error
+    if registration is None or verdict.run != registration.registered.run or verdict.challenge_id is None:
+        raise UsageError(f"a receipt of run {verdict.run.hex()}, which is not the one in {folder.path}")
+    if folder.manifest.eligible(verdict.verifier) is None:
+        raise UsageError(f"a receipt by {verdict.verifier.hex()}, who is not eligible to challenge this run")
+    folder.write_receipt(verdict.challenge_id, receipt, replace=True)
+
+

@@ -1,0 +1,68 @@
+"""A run's folder as the prover's logic wants it, and what a command can say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from polcommit import transcript as hashes
+from polcommit.encoding import decode, encode
+from polcommit.errors import StorageError
+from polcommit.prover import Run
+from polcommit.records import GenesisRecord, StepRecord
+from polcommit.storage.journal import read_frames
+from polcommit.storage.runfolder import RunFolder
+from polcommit.transcript import Transcript
+
+
+def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = None) -> Run:
+    """Everything about a registered run, read and compared: frames parse, roots are the manifest's.
+
+    `learning_rate` is the recipe's; without it no challenge can be answered, and torch is not needed.
+
+    Raises:
+        StorageError: the run is not registered, or something in its folder is damaged.
+    """
+    registration = folder.registration
+    if registration is None:
+        raise StorageError(f"{folder.path} is not registered yet", hint="finish it with 'polcommit register'")
+    frames = list(read_frames(folder.journal_path))
+    _require_records(folder.path, frames)
+    dataset = folder.dataset_leaves()
+    if hashes.tree_head(dataset) != folder.manifest.dataset:
+        raise StorageError(f"{folder.path / 'dataset.leaves'} is damaged", hint="restore it from a copy")
+    contents = folder.dataset_contents()
+    sequences = [number for number in folder.anchors.sequences() if folder.anchors.anchored(number) is not None]
+    return Run(
+        id=registration.registered.run,
+        manifest=folder.manifest,
+        secret=folder.secret,
+        seed=hashes.run_seed(registration.beacon),
+        transcript=Transcript(folder.secret, frames),
+        heads=tuple(folder.anchors.head(number) for number in sequences),
+        environments=tuple((epoch.first, epoch.fingerprint) for epoch in folder.environments()),
+        configuration=folder.settings.configuration,
+        learning_rate=learning_rate or _unknown_schedule,
+        dataset=dataset,
+        contents=contents.__getitem__,
+        receipts={
+            receipt.verdict.challenge_id: encode(receipt)
+            for receipt in folder.receipts()
+            if receipt.verdict.challenge_id is not None
+        },
+    )
+
+
+def _unknown_schedule(step: int) -> float:
+    raise StorageError(f"the learning rate of step {step} needs the run's recipe")
+
+
+def _require_records(path: Path, frames: list[bytes]) -> None:
+    """The journal holds a genesis record, then steps 1, 2, …"""
+    for number, frame in enumerate(frames):
+        try:
+            record = decode(frame, StepRecord if number else GenesisRecord)
+        except ValueError as error:
+            raise StorageError(f"{path / 'journal'}: record {number} is damaged: {error}") from error
+        if isinstance(record, StepRecord) and record.step != number:
+            raise StorageError(f"{path / 'journal'}: record {number} is of step {record.step}")

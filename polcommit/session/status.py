@@ -1,0 +1,87 @@
+"""How a run stands, and whether its folder still holds what was committed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from polcommit import transcript as hashes
+from polcommit.encoding import decode
+from polcommit.errors import PolcommitError
+from polcommit.records import GenesisRecord, StepRecord
+from polcommit.session.run import load_run
+from polcommit.storage.audit import confirm_root
+from polcommit.storage.journal import read_frames, scan
+from polcommit.storage.runfolder import RunFolder
+
+Progress = Callable[[int, int], None]
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    """What the folder says of itself, without checking it."""
+    manifest, registration = folder.manifest, folder.registration
+    steps = max(0, len(scan(folder.journal_path).offsets) - 1)
+    anchored = [n for n in folder.anchors.sequences() if folder.anchors.anchored(n) is not None]
+    covered = folder.anchors.head(anchored[-1]).statement.steps if anchored else 0
+    return {
+        "run": registration.registered.run.hex() if registration is not None else None,
+        "registered": registration is not None,
+        "recipe": manifest.recipe,
+        "samples": manifest.dataset.size,
+        "steps": steps,
+        "planned": manifest.steps,
+        "anchored heads": len(anchored),
+        "anchored steps": covered,
+        "kept states": len(folder.states.steps()),
+        "self-checks done": len(folder.checks.done()),
+        "self-checks waiting": len(folder.checks.pending()),
+        "challenges answered": len(folder.disclosed()),
+        "verdicts": {str(r.verdict.challenge_id): r.verdict.verdict for r in folder.receipts()},
+    }
+
+
+def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]:
+    """Everything that is wrong with the folder, in words: each file is read and compared with what commits to it."""
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("run", lambda: _check_run(folder)),
+        ("anchors", lambda: _check_anchors(folder)),
+        *((f"state {step}", _state_check(folder, step)) for step in folder.states.steps()),
+    ]
+    for position, (what, check) in enumerate(checks):
+        if progress is not None:
+            progress(position, len(checks))
+        try:
+            check()
+        except (PolcommitError, ValueError) as error:
+            yield f"{what}: {error}"
+
+
+def _check_run(folder: RunFolder) -> None:
+    run = load_run(folder)
+    if len(run.transcript):
+        genesis = decode(run.transcript.record(0), GenesisRecord)
+        registration = folder.registration
+        if registration is None or genesis.run != registration.registered.run or genesis.beacon != registration.beacon:
+            raise PolcommitError("the journal's genesis record is not that of the registration")
+
+
+def _check_anchors(folder: RunFolder) -> None:
+    run = load_run(folder)
+    for head in run.heads:
+        statement = head.statement
+        if statement.size > len(run.transcript) or run.transcript.head(statement.size).root != statement.root:
+            raise PolcommitError(f"the journal is not the one that head {statement.sequence} was anchored for")
+        confirm_root(run.transcript.leaf_data(statement.size), statement.root)
+
+
+def _state_check(folder: RunFolder, step: int) -> Callable[[], None]:
+    def check() -> None:
+        folder.states.check(step)
+        frame = next(read_frames(folder.journal_path, step, step + 1), None)
+        if frame is None:
+            return          # written before its leaf, when recording was interrupted
+        committed = decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state
+        if hashes.state_digest(folder.states.get(step)) != committed:
+            raise PolcommitError("not the state that was committed")
+
+    return check
