@@ -18,9 +18,8 @@ from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable
 from polcommit.policy import Policy
 from polcommit.records import Challenge, Evidence, Finding, Verdict
-from polcommit.sampling import detection, forged_steps
 from polcommit.signing import verify_receipt
-from polcommit.summary import anchor_fields, public_fields
+from polcommit.summary import anchor_fields, probability, public_fields
 
 HERE, WORD, FAILED, OPEN = "checked here", "word of the verifier", "failed", "not checked"
 PUBLIC = ("V1", "V2", "V3", "V4", "V5", "V6", "V7")
@@ -92,6 +91,7 @@ def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: di
     policy.require_chain(ledger.identity())
     known = _check_steps(evidence, ledger, checks)
     _check_fields(claimed, policy, ledger, evidence, known)
+    _check_own(claimed)
     _check_demands(claimed, policy)
 
 
@@ -129,6 +129,18 @@ def _check_fields(
     for name, value in fields.items():
         if getattr(claimed, name) != value:
             raise Refuted("V1", f"'{name}' in the verdict", expected=value, found=getattr(claimed, name))
+
+
+def _check_own(claimed: Verdict) -> None:
+    """What the verdict says of itself is consistent."""
+    if not set(claimed.reexecuted) <= set(claimed.steps) or list(claimed.reexecuted) != sorted(set(claimed.reexecuted)):
+        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    if claimed.verdict == "accepted" and claimed.reexecuted != claimed.steps:
+        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    if claimed.size is not None:
+        due = probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), claimed.fraction)
+        if due != claimed.probability:
+            raise Refuted("V1", "probability of detection", expected=due, found=claimed.probability)
 
 
 def _check_demands(claimed: Verdict, policy: Policy) -> None:
@@ -171,7 +183,6 @@ def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgem
 
 def _bought(claimed: Verdict, policy: Policy) -> float:
     """Detection at the reader's own fraction, for the steps that were drawn and re-executed."""
-    if claimed.size is None or claimed.request is None or claimed.request.strategy != "random":
+    if claimed.size is None:
         return 0.0
-    population = claimed.size - 1
-    return detection(population, forged_steps(population, policy.fraction), len(claimed.reexecuted))
+    return probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), policy.fraction)

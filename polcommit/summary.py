@@ -12,7 +12,7 @@ from polcommit.disclosure import Established
 from polcommit.draws import Ledger
 from polcommit.events import Anchored, Position
 from polcommit.policy import Policy
-from polcommit.records import Budget, Challenge, Reference, RevealedHead
+from polcommit.records import Budget, Challenge, Reference, Request, RevealedHead
 
 
 def reference(position: Position) -> Reference:
@@ -40,9 +40,6 @@ def public_fields(
     anchor = next(event for event in ledger.anchors(request.run) if event.commitment == request.commitment)
     event = next((event for event in ledger.challenges(request.run) if event.id == challenge.id), None)
     drawn = known.drawn.steps if known is not None and known.drawn is not None else ()
-    population = statement.steps
-    forged = sampling.forged_steps(population, policy.fraction)
-    counted = len(drawn) if request.strategy == "random" else 0
     return {
         **anchor_fields(policy, ledger, anchor, known.manifest.prover if known is not None else None),
         "size": statement.size,
@@ -55,10 +52,16 @@ def public_fields(
         "draw": "ledger",
         "steps": drawn,
         "fraction": policy.fraction,
-        "probability": sampling.detection(population, forged, counted),
         "challenges": known.earlier if known is not None else (),
         "budgets": budgets(known) if known is not None and known.drawn is not None else (),
     }
+
+
+def probability(request: Request | None, steps: int, reexecuted: int, fraction: float) -> float:
+    """That a run of `steps` steps with this fraction forged would have been met: by random, re-executed steps only."""
+    if request is None or request.strategy != "random":
+        return 0.0
+    return sampling.detection(steps, sampling.forged_steps(steps, fraction), reexecuted)
 
 
 def anchor_fields(policy: Policy, ledger: Ledger, anchor: Anchored, prover: bytes | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from polcommit.records import (
     Verdict,
 )
 from polcommit.replaying import ReplayedStep, Replayer, ReplayJob, ReplayReport
-from polcommit.summary import anchor_fields, public_fields
+from polcommit.summary import anchor_fields, probability, public_fields
 
 CHECKS = tuple(f"V{number}" for number in range(1, 14))
 Progress = Callable[[int, int], None]
@@ -161,8 +161,9 @@ class Verification:
             with self._step("V9"), self._step("V10"):
                 for step in report.steps:
                     self._v10_step(step)
-            with self._step("V13"):
-                self._v13_released()
+            if self.model is not None:
+                with self._step("V13"):
+                    self._v13_released(self.model)
         except _Ended:
             return
 
@@ -192,17 +193,14 @@ class Verification:
         else:
             self._doubt("V10", "this machine does not reproduce itself", step=replayed.step)
 
-    def _v13_released(self) -> None:
+    def _v13_released(self, model: ReleasedModel) -> None:
         """V13: the model that was released is the last state."""
         assert self.established is not None and self.openings is not None
-        if self.model is None or not self.established.statement.final:
-            self.checks["V13"] = "not checked"
-            if self.model is not None:
-                raise Refuted("V13", "released model", expected="a final head", found="training has not ended")
-            return
+        if not self.established.statement.final:
+            raise Refuted("V13", "released model", expected="a final head", found="training has not ended")
         last = self.established.statement.steps
         state = next(opened.index for opened in self.openings.states if opened.step == last)
-        compare_model(self.model, state.tensors, dict(state.scalars.aliases))
+        compare_model(model, state.tensors, dict(state.scalars.aliases))
 
     # --- verdict ----------------------------------------------------------------------------------------------
 
@@ -216,13 +214,16 @@ class Verification:
     def verdict(self, verifier: bytes) -> Verdict:
         """The verdict so far, unsigned. `verifier` is the Ed25519 key that will sign it."""
         fields = public_fields(self.policy, self.ledger, self.challenge, self.attested, self.established)
-        self._demand_detection(fields)
+        steps = self.attested.statement.steps
+        bought = probability(self.challenge.request, steps, len(self.reexecuted), self.policy.fraction)
+        self._demand_detection(bought)
         outcome = "rejected" if self.refuted else "inconclusive" if self.findings else "accepted"
         return Verdict(
             **fields,
             verdict=outcome,
             basis="bit-exact" if outcome == "accepted" else "none",
             reexecuted=tuple(self.reexecuted),
+            probability=bought,
             findings=tuple(self.findings),
             checks=tuple(self.checks.items()),
             environment=digest(self.environment) if self.environment is not None else None,
@@ -237,11 +238,11 @@ class Verification:
     def _passed(self, check: str) -> bool:
         return self.checks[check] == "passed"
 
-    def _demand_detection(self, fields: dict[str, Any]) -> None:
-        if self.refuted or fields["probability"] >= self.policy.probability:
+    def _demand_detection(self, bought: float) -> None:
+        if self.refuted or bought >= self.policy.probability:
             return
-        wanted, bought = f"{self.policy.probability:.3f}", f"{fields['probability']:.3f}"
-        self._doubt("V6", "probability of detection", expected=f"at least {wanted}", found=bought)
+        wanted = f"at least {self.policy.probability:.3f}"
+        self._doubt("V6", "probability of detection", expected=wanted, found=f"{bought:.3f}")
 
 
 def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refuted, verifier: bytes) -> Verdict:

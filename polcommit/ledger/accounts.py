@@ -68,9 +68,10 @@ def _require_bounded(keystore: dict[str, Any]) -> None:
         parameters = keystore["crypto"]["kdfparams"]
         cost = int(parameters.get("n", 1)) * int(parameters.get("r", 1)) * int(parameters.get("p", 1))
         rounds = int(parameters.get("c", 1))
+        length = int(parameters["dklen"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(f"no {error}" if isinstance(error, KeyError) else "odd structure") from error
-    if not 0 < cost <= 2**24 or not 0 < rounds <= 2**26:
+    if not 0 < cost <= 2**24 or not 0 < rounds <= 2**26 or length != 32:
         raise _damaged("its work factor is out of bounds")
 
 

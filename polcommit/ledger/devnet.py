@@ -125,7 +125,7 @@ class Devnet:
             if genesis and _genesis(rpc) != genesis:
                 raise ChainUnavailable(f"the chain on port {port} is not the devnet of {self.folder}")
             dump = data(rpc.call("anvil_dumpState", limit=MAX_DUMP), "state dump")
-            _read_dump(dump, "the state dump that anvil sent")
+            _unzip(dump, "the state dump that anvil sent")
             _write_durably(self._dump, dump)
 
     def fund(self, address: bytes, wei: int = 100 * 10**18) -> None:
@@ -312,19 +312,31 @@ def _policy_text(info: DevnetInfo) -> str:
 
 def _read_dump(packed: bytes, name: str) -> tuple[bytes, int]:
     """A dump's JSON text, and the number of its latest block. Raises StorageError where it is damaged."""
+    text = _unzip(packed, name)
     try:
-        text = gzip.decompress(packed)
         state: Any = json.loads(text)
         best = state["best_block_number"]
         number = quantity(best, "block number") if isinstance(best, str) else int(best)
         if len(state["blocks"]) <= number:
             raise ValueError("blocks are missing")
         return text, number
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError, Malformed) as error:
-        raise StorageError(
-            f"{name} is damaged ({type(error).__name__})",
-            hint="restore it from a backup, or move it away for a new chain, without what was anchored on this one",
-        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError, Malformed) as error:
+        raise _damaged(name, error) from error
+
+
+def _unzip(packed: bytes, name: str) -> bytes:
+    """The text of a dump, whose checksum is right."""
+    try:
+        return gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{name} is damaged ({type(error).__name__})",
+        hint="restore it from a backup, or move it away for a new chain, without what was anchored on this one",
+    )
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -333,6 +345,7 @@ def _write_durably(path: Path, content: bytes) -> None:
         handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o644)    # none of it is secret, and a verifier may be another user
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

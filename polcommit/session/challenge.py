@@ -177,6 +177,13 @@ def begin(verifier: Verifier, folder: ChallengeFolder, anchor: Anchored, head: R
 
 def send(verifier: Verifier, folder: ChallengeFolder, progress: Progress | None = None) -> Challenge:
     """(2), (3): send the challenge, once, and wait until the draw is fixed."""
+    challenge = announce(verifier, folder)
+    verifier.connection.ledger.wait_final(challenge.block + hashes.DELAY, progress=progress)
+    return challenge
+
+
+def announce(verifier: Verifier, folder: ChallengeFolder) -> Challenge:
+    """(2): send the challenge, and pay for it; one that was signed before is sent again as it was."""
     ledger, request, nonce = verifier.connection.ledger, folder.request, folder.nonce
     pending = folder.pending
     if folder.id is None:
@@ -185,9 +192,7 @@ def send(verifier: Verifier, folder: ChallengeFolder, progress: Progress | None 
             raise StorageError(f"{folder.path} holds a transaction of another challenge")
         first = _first_copy(ledger.challenges(request.run), event)
         folder.write_event(first.id, first.position.block)
-    challenge = Challenge(request=request, nonce=nonce, id=folder.id or 0, block=folder.block or 0)
-    ledger.wait_final(challenge.block + hashes.DELAY, progress=progress)
-    return challenge
+    return Challenge(request=request, nonce=nonce, id=folder.id or 0, block=folder.block or 0)
 
 
 def _challenge(verifier: Verifier, folder: ChallengeFolder, request: Request, nonce: bytes) -> Challenged:
