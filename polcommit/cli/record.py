@@ -14,7 +14,7 @@ from polcommit.cli.register import require_torch
 @click.command()
 @click.argument("run", type=common.FOLDER)
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0, 256), help="Loader processes.")
-@click.option("--self-check", type=click.Choice(["beside", "before-anchor", "off"]), default="beside",
+@click.option("--self-check", type=click.Choice(["auto", "beside", "before-anchor", "off"]), default="auto",
               show_default=True, help="When some steps are re-executed in a second process.")  # fmt: skip
 @click.option("--rollback", is_flag=True, help="Drop steps that cannot be reproduced and that no anchor covers.")
 @common.json_option

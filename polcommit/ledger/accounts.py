@@ -8,9 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from eth_account import Account
-
 from polcommit.errors import KeyUnavailable
+from polcommit.ledger.eth import Account
 
 # scrypt's n: eth_account's own default (about 1 s, 256 MB), and geth's 'light' (4 MB), for keys that are kept with an
 # empty passphrase by choice, where time spent on deriving protects nothing.

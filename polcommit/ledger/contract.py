@@ -8,12 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from eth_abi import abi
-from eth_abi.exceptions import DecodingError, InsufficientDataBytes
-from eth_utils.crypto import keccak
-
 from polcommit.events import Anchored, Challenged, Position, Registered
 from polcommit.ledger.artifacts import registry_artifact
+from polcommit.ledger.eth import DecodingError, abi, keccak
 from polcommit.ledger.rpc import Malformed, data, field, quantity
 
 Event = Registered | Anchored | Challenged
@@ -143,7 +140,7 @@ def _uint64(word: bytes) -> int:
 def _decode(types: tuple[str, ...], body: bytes, what: str) -> tuple[Any, ...]:
     try:
         values = abi.decode(types, body)
-    except (DecodingError, InsufficientDataBytes, ValueError, OverflowError) as error:
+    except (DecodingError, ValueError, OverflowError) as error:
         raise Malformed(what, "not the ABI encoding of its fields") from error
     # eth_abi reads past nothing, but ignores what follows and accepts odd offsets: there is one encoding.
     if abi.encode(types, values) != body:

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from eth_utils.crypto import keccak
-
 from polcommit.errors import ChainUnavailable, TransactionFailed, UsageError, WrongChain
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Registered
 from polcommit.ledger.contract import Event, decode_event, decode_result, encode_call, event_topic
+from polcommit.ledger.eth import keccak
 from polcommit.ledger.rpc import Malformed, Rpc, RpcError, data, field, quantity
 from polcommit.ledger.transactions import OnSent, Sender
 

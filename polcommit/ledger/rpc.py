@@ -13,13 +13,15 @@ import string
 import urllib.error
 import urllib.parse
 import urllib.request
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 from polcommit.errors import ChainUnavailable, UsageError
 
 START_HINT = "start the local one with 'polcommit devnet start', or give another with --rpc"
 MAX_ANSWER = 256 * 2**20    # bytes; a page of logs is far below, and nothing larger is ever asked of a foreign server
+MAX_DEPTH = 100             # of nested objects and lists; a block or a list of logs has five
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class RpcError(ChainUnavailable):
@@ -57,6 +59,8 @@ class Rpc:
         number = next(self._ids)
         request = {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
         answer = self._post(json.dumps(request).encode(), limit)
+        if _depth(answer) > MAX_DEPTH:
+            raise self._malformed(method, "nested too deeply")
         try:
             document = json.loads(answer)
         except (ValueError, RecursionError) as error:
@@ -90,7 +94,7 @@ class Rpc:
     def _body(self, error: urllib.error.HTTPError, limit: int) -> bytes:
         try:
             answer = error.read(limit + 1)
-            if isinstance(json.loads(answer), dict):
+            if _depth(answer) <= MAX_DEPTH and isinstance(json.loads(answer), dict):
                 return answer
         except (OSError, http.client.HTTPException, ValueError, RecursionError):
             pass
@@ -161,6 +165,13 @@ def _revert_data(value: Any) -> bytes:
         return data(value, "revert data")
     except Malformed:
         return b""
+
+
+def _depth(text: bytes) -> int:
+    """How deep JSON nests, at most: brackets inside strings count too. Not left to the parser, for how deep a recursion
+    Python bears depends on what else the process has imported."""
+    brackets = text.translate(None, delete=_NO_BRACKETS)
+    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
 
 
 def _one_line(value: Any) -> str:

@@ -10,14 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from eth_account import Account
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
-from eth_utils.crypto import keccak
-from hexbytes import HexBytes
-
 from polcommit.errors import ChainUnavailable, StorageError, TransactionFailed, WrongChain
 from polcommit.ledger.accounts import address_of
 from polcommit.ledger.contract import Event, decode_event, explain_revert
+from polcommit.ledger.eth import Account, HexBytes, TypedTransaction, keccak
 from polcommit.ledger.rpc import Malformed, Rpc, RpcError, data, field, quantity
 
 OnSent = Callable[[bytes, bytes], None]     # transaction hash (32 bytes), signed transaction

@@ -18,7 +18,7 @@ from polcommit.prover import Run, make_envelope, next_head
 from polcommit.records import RevealedHead
 from polcommit.session.connection import Connection
 from polcommit.session.processes import check_recorded
-from polcommit.session.run import load_run
+from polcommit.session.run import drop_extra_states, load_run
 from polcommit.storage.audit import confirm_root
 from polcommit.storage.runfolder import RunFolder
 from polcommit.transcript import chained_head
@@ -74,6 +74,7 @@ def _drain_checks(folder: RunFolder) -> None:
     if folder.checks.pending():
         threads = dict(folder.environments()[-1].fingerprint.items).get("threads", "")
         check_recorded(folder.path, threads=int(threads) if threads.isdigit() else None)
+        drop_extra_states(folder)
 
 
 def _prepare(folder: RunFolder, run: Run, key: Ed25519PrivateKey) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from polcommit.errors import Refuted
-from polcommit.keys import Card, create, load
+from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
 from polcommit.records import Challenge, Evidence, Receipt
@@ -113,7 +113,7 @@ class Demo:
     # --- the parties ------------------------------------------------------------------------------------------
 
     def _key(self, name: str) -> tuple[Card, bytes]:
-        role = "verifier" if name == "verifier" else "prover"
+        role: Role = "verifier" if name == "verifier" else "prover"
         card = create(self._home, name, role, None, partial(create_keystore, light=True))
         account = load(self._home, name).account(None, open_keystore)
         self._connection.fund(card.account, lambda _: None)

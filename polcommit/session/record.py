@@ -12,6 +12,7 @@ re-executes from its last kept state to the end of the journal, and must get eve
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ from polcommit.errors import DataChanged, NotReproducible, StorageError, UsageEr
 from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord, TensorEntry
 from polcommit.session.processes import command, reported_error, worker_environment
 from polcommit.session.recipes import require_same, run_recipe
+from polcommit.session.run import drop_extra_states
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader
@@ -40,7 +42,7 @@ from polcommit.training.step import StepResult
 CHECKED_AT_START = 3            # steps that are always re-executed, from the first
 CHECK_BUDGET = 0.01             # share of training time for random self-checks
 
-SelfCheck = Literal["beside", "before-anchor", "off"]
+SelfCheck = Literal["auto", "beside", "before-anchor", "off"]
 
 
 def record(
@@ -48,14 +50,15 @@ def record(
     recipe: Recipe | None = None,
     *,
     workers: int = 0,
-    self_check: SelfCheck = "beside",
+    self_check: SelfCheck = "auto",
     rollback: bool = False,
 ) -> RecordedRun:
     """Open a registered run for recording; an interrupted one goes on where its journal ends.
 
     `recipe` may be left out: the registered one is taken. `workers` processes fetch batches ahead. `self_check`
-    re-executes some steps in a second process, 'beside' training or 'before-anchor'; 'off' leaves it to the
-    challenges. `rollback` drops steps that cannot be reproduced and that no anchor covers.
+    re-executes some steps in a second process, 'beside' training or 'before-anchor'; 'auto' takes the first where
+    the machine has as many processors again as training uses threads; 'off' leaves it to the challenges.
+    `rollback` drops steps that cannot be reproduced and that no anchor covers.
 
     Raises:
         StorageError: no such run, it is not registered yet, or another process records it.
@@ -346,6 +349,12 @@ class RecordedRun:
         self._engine.restore(self._run.states.get(start), self._run.tensors.get)
 
 
+def _room() -> SelfCheck:
+    """Two processes whose threads share processors wait for one another far longer than they compute."""
+    beside = len(os.sched_getaffinity(0)) >= 2 * torch.get_num_threads()
+    return "beside" if beside else "before-anchor"
+
+
 class SelfChecks:
     """Re-execution of some steps in a second process while training runs, so that a prover learns early.
 
@@ -354,7 +363,8 @@ class SelfChecks:
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, mode: SelfCheck) -> None:
-        self._run, self._recipe, self._mode = run, recipe, mode
+        self._run, self._recipe = run, recipe
+        self._mode = _room() if mode == "auto" else mode
         self._epoch = max(1, run.manifest.dataset.size // run.manifest.batch)
         self._chosen: set[int] = set(range(1, CHECKED_AT_START + 1))
         self._extra: set[int] = set()           # states that are kept for a check only
@@ -420,7 +430,7 @@ class SelfChecks:
             self._child.wait()
             self._report()
         self._poll()
-        self._run.states.collect()
+        drop_extra_states(self._run)
 
     def stop(self) -> None:
         """End the process without waiting for its checks; they stay queued."""

@@ -10,7 +10,7 @@ from polcommit.encoding import decode, encode
 from polcommit.errors import StorageError
 from polcommit.prover import Run
 from polcommit.records import GenesisRecord, StepRecord
-from polcommit.storage.journal import read_frames
+from polcommit.storage.journal import read_frames, scan
 from polcommit.storage.runfolder import RunFolder
 from polcommit.transcript import Transcript
 
@@ -51,6 +51,18 @@ def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = N
             if receipt.verdict.challenge_id is not None
         },
     )
+
+
+def drop_extra_states(folder: RunFolder) -> None:
+    """Remove states that were kept for a self-check only, once nothing waits to be checked."""
+    if folder.checks.pending():
+        return
+    last = len(scan(folder.journal_path).offsets) - 1
+    heads = {head.statement.steps for head in folder.anchors.heads()}
+    for step in folder.states.steps():
+        if step % folder.manifest.keep and step != last and step not in heads:
+            folder.states.remove(step)
+    folder.states.collect()
 
 
 def _unknown_schedule(step: int) -> float:

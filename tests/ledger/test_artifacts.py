@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from eth_utils.crypto import keccak
 
 from polcommit.ledger.artifacts import registry_artifact
+from polcommit.ledger.eth import keccak
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 

@@ -15,6 +15,7 @@ from polcommit.events import Anchored, Challenged, Registered
 from polcommit.ledger.accounts import address_of
 from polcommit.ledger.artifacts import registry_artifact
 from polcommit.ledger.devnet import Devnet, DevnetInfo
+from polcommit.ledger.eth import keccak
 from polcommit.ledger.registry import Registry
 from polcommit.ledger.rpc import Rpc
 
@@ -170,8 +171,6 @@ def test_an_anchor_that_reverts_in_its_block(registry: Registry, info: DevnetInf
 
 def _slot(run: bytes) -> bytes:
     """Where the contract keeps a run's head: mapping number 1."""
-    from eth_utils.crypto import keccak
-
     return keccak(run + (1).to_bytes(32))
 
 

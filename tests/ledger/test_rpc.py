@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -91,6 +92,8 @@ def registry(server: Server) -> Registry:
         (200, b'{"id": 2, "error": "busy"}'),
         (200, b'{"id": 2, "error": {"message": ["odd"]}}'),
         (200, b"[" * 100_000),
+        (200, b'{"id":' * 100_000),
+        (500, b'{"id":' * 100_000),
         (200, b"\xff\xfe"),
         (404, b"not found"),
         (500, b"[1]"),
@@ -236,3 +239,8 @@ def test_a_tag_that_the_chain_does_not_know(server: Server):
     registry = Registry.connect(server.url, CONTRACT, finality="safe")
     with pytest.raises(ChainUnavailable, match="knows no 'safe' block"):
         registry.is_final(1)
+
+
+def test_importing_the_client_leaves_the_recursion_limit():
+    """py_ecc raises it to 100,000, with which deep JSON crashes the interpreter."""
+    assert sys.getrecursionlimit() < 10_000
