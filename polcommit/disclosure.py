@@ -19,7 +19,7 @@ from polcommit import transcript as hashes
 from polcommit.draws import Drawn, Ledger, challenge_event, counted_challenges, require_final, resolve
 from polcommit.encoding import Record, decode, digest, pack, tagged_hash
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
-from polcommit.events import Anchored, Challenged, ChainIdentity, Registered
+from polcommit.events import Anchored, ChainIdentity, Challenged, Registered
 from polcommit.records import (
     Challenge,
     Disclosure,

@@ -12,7 +12,7 @@ from typing import Protocol
 from polcommit import transcript as hashes
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable
-from polcommit.events import Anchored, Block, Challenged, ChainIdentity, Registered
+from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Registered
 from polcommit.records import Challenge, Manifest, Statement
 from polcommit.sampling import draw, kept_steps, opened_kept
 from polcommit.signing import challenge_message, verify

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,15 +34,14 @@ from polcommit.records import (
     SampleLeaf,
     Sealed,
     Sketch,
-    Statement,
     StateIndex,
+    Statement,
     StepRecord,
 )
 from polcommit.sealing import Purpose, derive, seal
 from polcommit.signing import envelope_message, sign, sign_statement, verify_statement
 from polcommit.transcript import Transcript
 from polcommit.tree import Tree
-
 
 #: What was opened so far: challenge id -> (verifier's key, steps).
 Disclosed = Mapping[int, tuple[bytes, tuple[int, ...]]]
@@ -222,7 +222,7 @@ def make_disclosure(run: Run, challenge: Challenge, drawn: Drawn) -> Disclosure:
         heads=heads,
         consistency=tuple(
             run.transcript.consistency(before.statement.size, after.statement.size)
-            for before, after in zip(heads, heads[1:], strict=False)
+            for before, after in pairwise(heads)
         ),
         leaves=leaves,
         leaves_proof=leaves_proof,

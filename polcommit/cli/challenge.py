@@ -19,9 +19,10 @@ from polcommit.cli.register import require_torch
 from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from polcommit.records import Evidence, Receipt
     from polcommit.records import Challenge as ChallengeRecord
-    from polcommit.session.challenge import Ask, Options, Verifier
+    from polcommit.records import Evidence, Receipt
+    from polcommit.session.answer import Options
+    from polcommit.session.challenge import Ask, Verifier
     from polcommit.session.pending import ChallengeFolder
 
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
@@ -29,7 +30,7 @@ STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
 @click.command()
 @click.argument("run")
-@click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', or a list like 3,17,40-42.")
+@click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', or steps like 3,17,40-42.")
 @click.option("--count", type=click.IntRange(1), help="How many steps to draw.")
 @click.option("--detect", type=float, metavar="P", help="Draw as many as detect, with probability P, ...")
 @click.option("--fraction", type=float, metavar="F", help="... a run with this fraction of its steps forged.")
@@ -78,7 +79,8 @@ def challenge(
     it. Exit status: 0 accepted, 1 rejected, 2 usage, 3 could not be checked.
     """
     from polcommit.ledger.accounts import address_of
-    from polcommit.session.challenge import Options, Verifier
+    from polcommit.session.answer import Options
+    from polcommit.session.challenge import Verifier
 
     identifier, command = _run_and_prover(run, prover)
     if sum(x is not None for x in (request, opening)) + (prover is not None) > 1:
@@ -112,7 +114,7 @@ def _run_and_prover(run: str, prover: str | None) -> tuple[bytes, list[str] | No
     if not Path(run).is_dir():
         return common.run_id(run), command
     own = [sys.executable, "-m", "polcommit.cli.main", "respond"]
-    found = subprocess.run([*own, "--print-run", run], capture_output=True, text=True)  # noqa: S603  (ourselves)
+    found = subprocess.run([*own, "--print-run", run], capture_output=True, text=True)
     if found.returncode != 0:
         lines = found.stderr.strip().splitlines() or ["no answer"]
         raise StorageError(lines[0].removeprefix("polcommit: "), hint="give a run id, or the folder of a run")
@@ -245,7 +247,8 @@ class _Job:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}", hint="give the prover's opening") from error
         except (PolcommitError, ValueError) as error:
-            raise ProverUnavailable(f"{path} is not an opening: {error}", hint="have the prover respond again") from error
+            hint = "have the prover respond again"
+            raise ProverUnavailable(f"{path} is not an opening: {error}", hint=hint) from error
         folder = self._challenges().find(self.run, number)
         with path.open("rb") as file:
             return self._verify(folder, self._send(folder), file)[0]
@@ -256,7 +259,7 @@ class _Job:
 
         challenge = self._send(folder)
         try:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  (the user's)
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
             raise ProverUnavailable(
                 f"cannot start {command[0]!r}: {error.strerror}", hint=_resume_hint(challenge.id)
@@ -282,12 +285,12 @@ class _Job:
         from typing import BinaryIO
 
         from polcommit.session import bundle
-        from polcommit.session import challenge as challenging
+        from polcommit.session.answer import verify_answer
 
         path = self._path(challenge.id)
         with common.progress("re-executing") as bar:
             stream = cast(BinaryIO, answer)
-            receipt = challenging.verify_answer(
+            receipt = verify_answer(
                 self.verifier, folder, challenge, stream, path, self.options, bar
             )
         self._report(bundle.read(path).evidence, path)

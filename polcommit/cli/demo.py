@@ -14,7 +14,7 @@ from polcommit.cli.register import require_torch
 from polcommit.errors import UsageError
 
 if TYPE_CHECKING:
-    from polcommit.session.demo import Outcome
+    from polcommit.demo import Outcome
 
 
 @click.command()
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def demo(folder: Path | None, steps: int, count: int, as_json: bool) -> int:
     """Train a model, commit to it, challenge it and accept it; then reject two forgeries of the same model."""
     require_torch("the demonstration")
-    from polcommit.session.demo import Demo, devnet
+    from polcommit.demo import Demo, devnet
 
     if folder is not None and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", hint="give a new folder with --folder")

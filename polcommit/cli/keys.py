@@ -27,7 +27,9 @@ def new(name: str, role: str, no_passphrase: bool, passphrase_file: Path | None,
     """Make new keys under NAME: Ed25519 to sign, an Ethereum account, and for a verifier X25519 to open envelopes."""
     from polcommit.ledger.accounts import create_keystore
 
-    passphrase = None if no_passphrase else read_passphrase(passphrase_file, f"new passphrase of '{name}'", confirm=True)
+    passphrase = None
+    if not no_passphrase:
+        passphrase = read_passphrase(passphrase_file, f"new passphrase of '{name}'", confirm=True)
     card = create(default_home(), name, cast(Role, role), passphrase, partial(create_keystore, light=no_passphrase))
     say(f"made {role} '{name}'; give others {default_home() / 'keys' / name / 'public.json'}")
     _show(card, as_json)

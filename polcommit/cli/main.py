@@ -101,7 +101,7 @@ def run() -> None:
         click.echo(f"polcommit: {_one_line(str(error))}", err=True)
         click.echo("hint: nothing recorded is lost; mend this and run the same command again", err=True)
         sys.exit(3)
-    except Exception as error:      # the last line of defence: no traceback unless asked for
+    except Exception as error:  # noqa: BLE001  (the last line of defence: no traceback unless asked for)
         if debug:
             traceback.print_exc()
         click.echo(f"polcommit: internal error: {_one_line(repr(error))}", err=True)

@@ -58,7 +58,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             "devnet": verdict.devnet,
         },
         "registration": _where(verdict.registration) if verdict.registration is not None else None,
-        "challenge": _where(verdict.challenge) | {"id": verdict.challenge_id} if verdict.challenge is not None else None,
+        "challenge": {**_where(verdict.challenge), "id": verdict.challenge_id} if verdict.challenge else None,
         "steps": list(verdict.steps),
         "reexecuted": list(verdict.reexecuted),
         "detection": {"fraction": verdict.fraction, "probability": verdict.probability},

@@ -21,8 +21,8 @@ from polcommit.cli.register import require_torch
 def record(run: Path, workers: int, self_check: str, rollback: bool, as_json: bool) -> None:
     """Train RUN, which is registered, with its recipe; an interrupted run goes on where it stopped."""
     require_torch("recording a run")
-    from polcommit.session.record import SelfCheck
     from polcommit.session.record import record as open_run
+    from polcommit.session.selfcheck import SelfCheck
 
     with open_run(run, workers=workers, self_check=cast(SelfCheck, self_check), rollback=rollback) as recorded:
         began = recorded.steps_done

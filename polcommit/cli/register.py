@@ -119,7 +119,8 @@ def _card(text: str) -> Card:
     try:
         return Card.parse(Path(text).read_bytes())
     except OSError as error:
-        raise UsageError(f"no verifier's card at {text}", hint="give the public.json that the verifier gave you") from error
+        hint = "give the public.json that the verifier gave you"
+        raise UsageError(f"no verifier's card at {text}", hint=hint) from error
     except EncodingError as error:
         raise UsageError(f"{text} is not a card: {error}", hint="give the verifier's public.json") from error
 

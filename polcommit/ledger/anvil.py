@@ -72,10 +72,10 @@ def find_anvil(folder: Path) -> list[str]:
             raise Unavailable(f"POLCOMMIT_ANVIL names {named}, which cannot be run", hint="correct it, or unset it")
         return [named]
     tree = Path(__file__).resolve().parents[2] / "contracts" / "node_modules"
-    found = _binary(tree) or shutil.which("anvil") or _binary(folder / "npm" / "node_modules")
+    found = npm_binary(tree) or shutil.which("anvil") or npm_binary(folder / "npm" / "node_modules")
     if found is None:
         _install(folder / "npm")
-        found = _binary(folder / "npm" / "node_modules")
+        found = npm_binary(folder / "npm" / "node_modules")
     if found is None:
         raise Unavailable(
             f"npm has no anvil for this platform ({platform.system()} {platform.machine()})",
@@ -84,7 +84,7 @@ def find_anvil(folder: Path) -> list[str]:
     return [str(found)]
 
 
-def _binary(modules: Path) -> Path | None:
+def npm_binary(modules: Path) -> Path | None:
     """npm keeps one package per platform next to the launcher."""
     system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), "")
     machine = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "")

@@ -11,22 +11,19 @@ Needs no web3: everything goes over plain JSON-RPC.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import json
 import os
-import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from polcommit.errors import ChainUnavailable, StorageError, Unavailable, WrongChain
 from polcommit.ledger import anvil
 from polcommit.ledger.artifacts import registry_artifact
-from polcommit.ledger.rpc import Malformed, Rpc, data, field, quantity
+from polcommit.ledger.dumps import read_dump, storage, unzip, write_durably
+from polcommit.ledger.rpc import Rpc, data, field, quantity
 
 CHAIN_ID = 31337
 START_TIMEOUT = 60          # seconds; a dump of a day's blocks takes some to load
@@ -74,7 +71,7 @@ class Devnet:
         """
         if not 0 < port < 65536 or block_time < 1:
             raise Unavailable(f"port {port} or block time {block_time} is out of range")
-        with _storage(self.folder):
+        with storage(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked("start.lock"):
             running = self._running()
@@ -125,8 +122,8 @@ class Devnet:
             if genesis and _genesis(rpc) != genesis:
                 raise ChainUnavailable(f"the chain on port {port} is not the devnet of {self.folder}")
             dump = data(rpc.call("anvil_dumpState", limit=MAX_DUMP), "state dump")
-            _unzip(dump, "the state dump that anvil sent")
-            _write_durably(self._dump, dump)
+            unzip(dump, "the state dump that anvil sent")
+            write_durably(self._dump, dump)
 
     def fund(self, address: bytes, wei: int = 100 * 10**18) -> None:
         """Set an account's balance, durably. Raises as `checkpoint`."""
@@ -168,12 +165,12 @@ class Devnet:
 
     def _unpack(self) -> int | None:
         """Unpack the dump for anvil; the number of its latest block, None where there is no dump."""
-        with _storage(self._dump):
+        with storage(self._dump):
             try:
                 packed = self._dump.read_bytes()
             except FileNotFoundError:
                 return None
-            text, best = _read_dump(packed, f"the devnet's dump {self._dump}")
+            text, best = read_dump(packed, f"the devnet's dump {self._dump}")
             self._unpacked.write_bytes(text)
         return best
 
@@ -205,14 +202,14 @@ class Devnet:
         self._write_record(process, port, _genesis(rpc))
         self.checkpoint()
         info = self._info(process, port, _genesis(rpc), already_running=False)
-        _write_durably(self.policy, _policy_text(info).encode())
+        write_durably(self.policy, _policy_text(info).encode())
         return info
 
     # Knowing what runs
 
     def _write_record(self, process: anvil.Process, port: int, genesis: bytes) -> None:
         record = {"pid": process.pid, "start": process.start, "port": port, "genesis": genesis.hex()}
-        _write_durably(self._record, json.dumps(record).encode())
+        write_durably(self._record, json.dumps(record).encode())
 
     def _running(self) -> tuple[anvil.Process, int, bytes] | None:
         """Process, port and genesis hash of what was started here and lives.
@@ -258,7 +255,7 @@ class Devnet:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """One process at a time; the kernel lets go when the holder dies."""
-        with _storage(self.folder):
+        with storage(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -308,65 +305,3 @@ def _policy_text(info: DevnetInfo) -> str:
         "confirmations = 1\n"
         "devnet = true\n"
     )
-
-
-def _read_dump(packed: bytes, name: str) -> tuple[bytes, int]:
-    """A dump's JSON text, and the number of its latest block. Raises StorageError where it is damaged."""
-    text = _unzip(packed, name)
-    try:
-        state: Any = json.loads(text)
-        best = state["best_block_number"]
-        number = quantity(best, "block number") if isinstance(best, str) else int(best)
-        if len(state["blocks"]) <= number:
-            raise ValueError("blocks are missing")
-        return text, number
-    except (ValueError, KeyError, TypeError, RecursionError, Malformed) as error:
-        raise _damaged(name, error) from error
-
-
-def _unzip(packed: bytes, name: str) -> bytes:
-    """The text of a dump, whose checksum is right."""
-    try:
-        return gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(name, error) from error
-
-
-def _damaged(name: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"{name} is damaged ({type(error).__name__})",
-        hint="restore it from a backup, or move it away for a new chain, without what was anchored on this one",
-    )
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """All of it or nothing, on the disk when this returns: temporary file, fsync, rename, fsync of the folder."""
-    with _storage(path):
-        handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(handle, 0o644)    # none of it is secret, and a verifier may be another user
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    """Operating system errors as StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot use {path} ({(error.strerror or str(error)).lower()})",
-            hint="see that the disk has room and the folder is yours",
-        ) from error

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from polcommit.errors import MissingExtra
 from polcommit.training.randomness import Dropout
-from polcommit.training.recipe import Applied, Recipe, Source, missing_extra
+from polcommit.training.recipe import Applied, Recipe, Source
 from polcommit.training.schedule import half_cosine
 from polcommit.training.state import TrainingState
 
@@ -111,6 +112,6 @@ def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     try:
         from sklearn.datasets import load_digits  # an optional dependency
     except ImportError as error:
-        raise missing_extra("the recipe 'digits'") from error
+        raise MissingExtra("recipes", "the recipe 'digits'") from error
     data = load_digits()
     return data.images.astype(np.uint8), data.target.astype(np.int64)

@@ -53,7 +53,7 @@ def run_worker(
         PolcommitError: what the worker reported; `Unavailable` if it died without a word.
     """
     with tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+        child = subprocess.Popen(
             command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -75,7 +75,8 @@ def _defaults(kind: type[Recipe]) -> dict[str, str | None]:
     fields = {field.name: field for field in dataclasses.fields(kind) if not field.metadata.get("local")}
     given = {name: field.default for name, field in fields.items()}
     filled = {name: (1 if value is dataclasses.MISSING else value) for name, value in given.items()}
-    needed = [field.name for field in dataclasses.fields(kind) if field.metadata.get("local") and field.name != "device"]
+    own = [field.name for field in dataclasses.fields(kind) if field.metadata.get("local")]
+    needed = [name for name in own if name != "device"]
     values: dict[str, Any] = {**filled, **{name: Path() for name in needed}}
     texts = dict(kind(**values).configuration())
     return {name: None if given[name] is dataclasses.MISSING else texts[name] for name in fields}

@@ -12,25 +12,18 @@ re-executes from its last kept state to the end of the journal, and must get eve
 
 from __future__ import annotations
 
-import os
-import random
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
 
 import torch
 
 from polcommit import transcript as hashes
 from polcommit.encoding import decode, digest, encode
 from polcommit.errors import DataChanged, NotReproducible, StorageError, UsageError
-from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord, TensorEntry
-from polcommit.session.processes import command, reported_error, worker_environment
+from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord
 from polcommit.session.recipes import require_same, run_recipe
-from polcommit.session.run import drop_extra_states
+from polcommit.session.selfcheck import SelfCheck, SelfChecks
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader
@@ -38,11 +31,6 @@ from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 from polcommit.training.state import TrainingState
 from polcommit.training.step import StepResult
-
-CHECKED_AT_START = 3            # steps that are always re-executed, from the first
-CHECK_BUDGET = 0.01             # share of training time for random self-checks
-
-SelfCheck = Literal["auto", "beside", "before-anchor", "off"]
 
 
 def record(
@@ -153,9 +141,7 @@ class RecordedRun:
         self._end_step()
         if batch.step != self.steps_done + 1:
             raise UsageError(f"batch of step {batch.step}, but step {self.steps_done + 1} is next")
-        began = time.monotonic()
         result = self._engine.step(batch)
-        self._checks.spent(time.monotonic() - began)
         self._pending = (batch, result)
         return result.loss
 
@@ -347,100 +333,3 @@ class RecordedRun:
         self._run.drop_environments(start)
         self._run.checks.drop(start)
         self._engine.restore(self._run.states.get(start), self._run.tensors.get)
-
-
-def _room() -> SelfCheck:
-    """Two processes whose threads share processors wait for one another far longer than they compute."""
-    beside = len(os.sched_getaffinity(0)) >= 2 * torch.get_num_threads()
-    return "beside" if beside else "before-anchor"
-
-
-class SelfChecks:
-    """Re-execution of some steps in a second process while training runs, so that a prover learns early.
-
-    Always the first steps, the first after each epoch's boundary and after a resume; others at random, within
-    the budget. The state before a checked step is kept for it, and removed when it is not due by itself.
-    """
-
-    def __init__(self, run: RunFolder, recipe: Recipe, mode: SelfCheck) -> None:
-        self._run, self._recipe = run, recipe
-        self._mode = _room() if mode == "auto" else mode
-        self._epoch = max(1, run.manifest.dataset.size // run.manifest.batch)
-        self._chosen: set[int] = set(range(1, CHECKED_AT_START + 1))
-        self._extra: set[int] = set()           # states that are kept for a check only
-        self._child: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
-        self._output: IO[bytes] | None = None
-        self._trained = 0.0                     # seconds
-        self._random = random.SystemRandom()
-
-    def spent(self, seconds: float) -> None:
-        """Note the time that a step took."""
-        self._trained += seconds
-
-    def resumed(self, step: int) -> None:
-        """The step after this one is checked."""
-        self._chosen.add(step + 1)
-
-    def _wanted(self, step: int) -> bool:
-        at_boundary = step > 1 and (step - 1) % self._epoch == 0
-        return step in self._chosen or at_boundary or self._random.random() < CHECK_BUDGET
-
-    def after(self, step: int, index: StateIndex, content: Callable[[TensorEntry], memoryview]) -> None:
-        """Step `step` is committed: have it checked if it was chosen, and choose whether the next one is."""
-        if self._mode == "off":
-            return
-        if step and step in self._chosen and (step - 1) in self._run.states.steps():
-            self._run.checks.add(step)
-            self._start()
-        self._chosen.discard(step)
-        if step < self._recipe.steps and self._wanted(step + 1):
-            self._chosen.add(step + 1)
-            if step not in self._run.states.steps():
-                self._run.states.put(step, index, content)
-                self._extra.add(step)
-        self._poll()
-
-    def _start(self) -> None:
-        if self._mode != "beside" or self._child is not None:
-            return
-        threads = torch.get_num_threads()
-        self._errors, self._output = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            command("check", str(self._run.path), str(threads), "follow"),
-            stdin=subprocess.PIPE,
-            stdout=self._output,
-            stderr=self._errors,
-            env=worker_environment(threads),
-        )
-
-    def _poll(self) -> None:
-        done = self._extra & {step - 1 for step in self._run.checks.done()} if self._extra else set()
-        for step in done:
-            self._run.states.remove(step)
-        self._extra -= done
-        if self._child is not None and self._child.poll() is not None:
-            self._report()
-
-    def finish(self) -> None:
-        """Wait until everything that was queued has been checked."""
-        if self._child is not None:
-            assert self._child.stdin is not None
-            self._child.stdin.close()
-            self._child.wait()
-            self._report()
-        self._poll()
-        drop_extra_states(self._run)
-
-    def stop(self) -> None:
-        """End the process without waiting for its checks; they stay queued."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-
-    def _report(self) -> None:
-        assert self._child is not None and self._errors is not None and self._output is not None
-        status, self._child = self._child.wait(), None
-        if status != 0:
-            raise reported_error(self._output, self._errors, status)
-

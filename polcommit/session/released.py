@@ -43,7 +43,8 @@ def read_model(path: Path) -> ReleasedModel:
                     raise ValueError(f"tensor {name} is truncated")
                 tensors[str(name)] = (dtype, shape, blake3(data).digest())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(f"{path} is not a safetensors file: {error}", hint="save the model with safetensors") from error
+            hint = "save the model with safetensors"
+            raise UsageError(f"{path} is not a safetensors file: {error}", hint=hint) from error
         file.seek(0)
         whole = blake3()
         while chunk := file.read(1 << 20):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from polcommit.encoding import decode, encode
@@ -42,13 +42,13 @@ def main(arguments: list[str]) -> int:
         verbs[arguments[0]](*arguments[1:])
     except PolcommitError as error:
         said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(json.dumps(said), flush=True)
+        print(json.dumps(said), flush=True)  # noqa: T201  (standard output is how the parent is told)
         return 1
     return 0
 
 
 def _progress(done: int, total: int) -> None:
-    print(f"progress {done} {total}", flush=True)
+    print(f"progress {done} {total}", flush=True)  # noqa: T201
 
 
 def _threads(text: str) -> int | None:

@@ -211,13 +211,13 @@ def _caught(fetch: Callable[[], T]) -> T | _Failure:
         return _Failure(type(error).__name__, error.message, error.hint)
 
 
-def _raise(failure: _Failure) -> None:
+def _error(failure: _Failure) -> PolcommitError:
     kind = getattr(errors, failure.kind, UsageError)
     try:
-        raised = kind(failure.message, hint=failure.hint)
-    except TypeError:  # an error with arguments of its own
-        raised = UsageError(failure.message, hint=failure.hint)
-    raise raised
+        error: PolcommitError = kind(failure.message, hint=failure.hint)
+    except TypeError:  # one with arguments of its own
+        error = UsageError(failure.message, hint=failure.hint)
+    return error
 
 
 def _same(item: T) -> T:
@@ -240,7 +240,11 @@ def _loaded(items: Dataset[Any], keys: Sequence[int], workers: int, prefetch: in
             generator=torch.Generator(),        # else the loader draws from the process's generator
         )
         iterator = iter(loader)
-    for item in iterator:
-        if isinstance(item, _Failure):
-            _raise(item)
-        yield item
+    try:
+        for item in iterator:
+            if isinstance(item, _Failure):
+                raise _error(item)
+            yield item
+    finally:
+        # ends the workers at once; left to the garbage collector it takes seconds for each
+        del iterator

@@ -36,7 +36,7 @@ import torch
 from torch.utils.data import default_collate
 
 from polcommit.encoding import pack, tagged_hash
-from polcommit.errors import EncodingError, MissingExtra, PolcommitError, Unavailable, UsageError
+from polcommit.errors import EncodingError, PolcommitError, Unavailable, UsageError
 from polcommit.training.initial import standard_initialize
 from polcommit.training.state import TrainingState
 
@@ -193,11 +193,6 @@ def _imported(module_name: str) -> types.ModuleType:
         raise Unavailable(f"recipe module {module_name} cannot be imported: {error!r}") from error
 
 
-def missing_extra(purpose: str) -> MissingExtra:
-    """For recipes whose data or models need optional packages."""
-    return MissingExtra("recipes", purpose)
-
-
 # --- fields as text -------------------------------------------------------------------------------------------
 
 
@@ -213,7 +208,7 @@ def _kind(name: str, hint: Any) -> tuple[type, bool]:
     kinds = [option for option in options if option is not type(None)]
     optional = len(kinds) < len(options)
     if len(kinds) != 1 or kinds[0] not in (int, float, bool, str) or (optional and kinds[0] is str):
-        raise UsageError(f"field {name}: neither int, float, bool nor str", hint="mark paths and the like with metadata=LOCAL")
+        raise UsageError(f"field {name}: neither int, float, bool nor str", hint="mark paths with metadata=LOCAL")
     return kinds[0], optional
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polcommit.ledger.accounts import address_of
-from polcommit.ledger.anvil import _binary
+from polcommit.ledger.anvil import npm_binary
 from polcommit.ledger.devnet import Devnet, DevnetInfo
 from polcommit.ledger.registry import Registry
 
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def require_anvil() -> None:
-    if _binary(CONTRACTS / "node_modules") is None and shutil.which("anvil") is None:
+    if npm_binary(CONTRACTS / "node_modules") is None and shutil.which("anvil") is None:
         pytest.skip("no anvil: run scripts/node-setup")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
 from collections.abc import Iterator
@@ -106,6 +107,17 @@ def test_a_sample_without_encoding_is_named_without_a_traceback(workers: int) ->
     with pytest.raises(EncodingError, match=r"^sample\[1\]: builtins.object has no encoding$") as caught:
         list(dataset_contents(Odd("object"), workers=workers))
     assert caught.value.hint is not None
+
+
+def test_workers_end_at_once_when_it_stops_early() -> None:
+    """After an error, and when nobody asks for more; left to the garbage collector it took five seconds for each."""
+    start = time.monotonic()
+    with pytest.raises(DataChanged):
+        list(dataset_contents(Odd("random"), workers=2))
+    batches = iter(Loader(Mixed(), SEED, 1, 24, workers=2))
+    next(batches)
+    del batches
+    assert time.monotonic() - start < 4 and not multiprocessing.active_children()
 
 
 def test_contents_are_those_of_the_samples_in_order() -> None:

@@ -16,13 +16,14 @@ from polcommit.errors import Refuted
 from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
-from polcommit.records import Challenge, Evidence, Receipt
 from polcommit.recipes.digits import Digits
+from polcommit.records import Challenge, Evidence, Receipt
 from polcommit.session import bundle
 from polcommit.session import challenge as challenging
 from polcommit.session import register as registering
 from polcommit.session.anchor import anchor
-from polcommit.session.challenge import Ask, Options, Verifier
+from polcommit.session.answer import Options, verify_answer
+from polcommit.session.challenge import Ask, Verifier
 from polcommit.session.connection import Connection, connect, devnet_folder, load_policy
 from polcommit.session.pending import ChallengeFolder, Challenges
 from polcommit.session.record import record
@@ -190,7 +191,7 @@ class Demo:
                 for data in respond(party.folder, self._connection, self._signing(party.card.name), challenge, blobs):
                     file.write(data)
             with answer.open("rb") as file:
-                receipt: Receipt = challenging.verify_answer(verifier, folder, challenge, file, path, Options())
+                receipt: Receipt = verify_answer(verifier, folder, challenge, file, path, Options())
         take_receipt(party.folder, receipt)
         self._tell(f"{title}: {receipt.verdict.verdict}")
         return Outcome(title, bundle.read(path).evidence, path)
