@@ -35,6 +35,9 @@ class Judgement:
     claimed: Verdict                        # the signed verdict in the bundle
 
 
+#: Steps without which no run is accepted: V11 only steers, and V13 needs a released model to compare.
+_NEEDED = (*PUBLIC, "V8", "V9", "V10", "V12")
+
 #: Re-executes a bundle's openings; returns a verdict of one's own.
 Replay = Callable[[Challenge, Evidence], Verdict]
 
@@ -137,6 +140,9 @@ def _check_own(claimed: Verdict) -> None:
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
     if claimed.verdict == "accepted" and claimed.reexecuted != claimed.steps:
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    lacking = [check for check in _NEEDED if dict(claimed.checks).get(check) != "passed"]
+    if claimed.verdict == "accepted" and lacking:
+        raise Refuted("V1", f"{lacking[0]} of an accepted run", expected="passed", found="not passed")
     if claimed.size is not None:
         due = probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), claimed.fraction)
         if due != claimed.probability:

@@ -180,8 +180,6 @@ def accept_challenge(
     if challenge.request.run != run.id or anchor is None or anchor.sequence > len(run.heads):
         found = challenge.request.commitment
         raise Refuted("V6", "challenged head", expected="an anchored head of this run", found=found)
-    if challenge.request.clear_openings and not run.manifest.clear_openings:
-        raise Refuted("V6", "openings in clear", expected="permitted by the manifest", found="not permitted")
     event = challenge_event(ledger, chain, run.manifest, anchor, challenge)
     statements = tuple(head.statement for head in run.heads[: anchor.sequence])
     drawn = resolve(ledger, chain, run.manifest, challenge, event, statements)

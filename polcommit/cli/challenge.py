@@ -314,6 +314,8 @@ class _Job:
         if self.receipt is not None:
             files.write_atomic(self.receipt, message(evidence.receipt))
         common.show(verdict_json(verdict) | {"evidence": str(path)}, self.as_json, verdict_text(verdict))
+        if verdict.request is not None and verdict.request.clear_openings and evidence.openings is None:
+            common.say("warning: the bundle holds no openings in clear: the manifest permits none, or there were none")
         common.say(f"evidence: {path}")
 
 

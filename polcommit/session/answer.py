@@ -75,7 +75,9 @@ def verify_answer(
 
 def write_evidence(out: Path, verification: Verification, receipt: Receipt, blobs: Path) -> None:
     """Write the bundle; with states and samples in clear only where request and manifest both say so."""
-    asked = verification.challenge.request.clear_openings
+    disclosed = verification.disclosure
+    permitted = disclosed is not None and disclosed.manifest.clear_openings
+    asked = verification.challenge.request.clear_openings and permitted
     complete = verification.checks["V10"] in ("passed", "failed", "not settled")
     openings = verification.openings if asked and complete else None
     evidence = Evidence(receipt=receipt, disclosure=verification.disclosure, openings=openings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polcommit import policy as policies
-from polcommit.errors import UsageError
+from polcommit.errors import ChainUnavailable, UsageError
 from polcommit.keys import default_home
 from polcommit.ledger.devnet import Devnet
 from polcommit.ledger.registry import Registry
@@ -70,13 +70,12 @@ def connect(policy: Policy, *, rpc: str | None = None, contract: bytes | None = 
     """Connect to the policy's chain, and compare it with the policy.
 
     Raises:
-        ChainUnavailable: no answer.
+        ChainUnavailable: no answer, or nobody says where to ask.
         WrongChain: another chain, contract or code than the policy's.
-        UsageError: neither the policy nor the caller names an RPC server.
     """
     url = rpc or policy.rpc
     if url is None:
-        raise UsageError("the policy names no RPC server", hint="give one with --rpc URL")
+        raise ChainUnavailable("the policy names no RPC server of its chain", hint="give one with --rpc URL")
     if contract is not None:
         policy = replace(policy, contract=contract)
     devnet = Devnet(devnet_folder()) if policy.devnet else None

@@ -112,8 +112,8 @@ class _Replayed:
         """One step from the opened state before it; where it differs from what is committed, once more."""
         opened = {sample.index: sample.leaf for sample in self.job.opened}
         encoded = [self.blobs.path(opened[index].content).read_bytes() for index in indices]
-        batch = batch_from_encoded(engine.recipe, self.job.seed, record.step, encoded, indices)
         try:
+            batch = self._batch(engine, record.step, encoded, indices)
             result, captured = engine.replay(before, self._fetch, batch)
             state = state_digest(captured.index)
             same = state == record.state and batch.digest == record.batch
@@ -133,6 +133,15 @@ class _Replayed:
             clipped=result.clipped,
             skipped=result.skipped,
         )
+
+
+    def _batch(self, engine: Engine, step: int, encoded: list[bytes], indices: tuple[int, ...]) -> FetchedBatch:
+        try:
+            return batch_from_encoded(engine.recipe, self.job.seed, step, encoded, indices)
+        except PolcommitError:
+            raise
+        except Exception as error:
+            raise NotReproducible(f"step {step}: its samples do not make a batch: {error!r}"[:500]) from error
 
 
 # --- the prover's side ----------------------------------------------------------------------------------------
