@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from polcommit.errors import Refuted
 from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
@@ -27,11 +29,13 @@ from polcommit.session.challenge import Ask, Verifier
 from polcommit.session.connection import Connection, connect, devnet_folder, load_policy
 from polcommit.session.pending import ChallengeFolder, Challenges
 from polcommit.session.record import record
+from polcommit.session.released import read_model
 from polcommit.session.respond import respond, take_receipt
 from polcommit.spoofs import interpolation, replayed_anchor
 from polcommit.storage.runfolder import RunFolder
 
 Say = Callable[[str], None]
+RELEASED = "model.safetensors"
 FORGED_STEPS = 40       # of the interpolation: the forger chooses, and the fewer the cheaper
 
 
@@ -40,6 +44,7 @@ class Outcome:
     """One run's end: what it was, its verdict, where the bundle lies."""
 
     title: str
+    short: str
     evidence: Evidence
     path: Path
 
@@ -100,15 +105,18 @@ class Demo:
             self._connection.ledger, copyist.account, registration.registered, put.event
         )
         self._tell("a third account has sent the honest prover's anchor again as its own")
-        outcomes = [self._verify("honest run", verifier, honest, *waiting)]
-        outcomes.append(self._verify("forgery: interpolation to the same weights", verifier, interpolator, *forged))
+        options = Options(model=read_model(self._home / RELEASED))
+        outcomes = [self._verify("honest run", "honest", verifier, honest, *waiting, options)]
+        title = "forgery: a straight line to the same weights"
+        outcomes.append(self._verify(title, "interpolated", verifier, interpolator, *forged, Options()))
         path = self._home / "evidence-replay.polcommit"
         try:
             challenging.open_head(verifier, copied)
         except Refuted as error:
             evidence = challenging.reject_anchor(verifier, copied, error)
             bundle.write(path, evidence, None)
-            outcomes.append(Outcome("forgery: the anchor replayed from another account", evidence, path))
+            title = "forgery: the anchor replayed from another account"
+            outcomes.append(Outcome(title, "replayed", evidence, path))
         return outcomes
 
     # --- the parties ------------------------------------------------------------------------------------------
@@ -156,6 +164,7 @@ class Demo:
                 loss = run.step(batch)
             run.close()
             accuracy = Digits(steps=self._steps).evaluate(run.state)
+            save_file(dict(run.model.state_dict()), self._home / RELEASED)
         self._tell(f"trained {self._steps} steps: last loss {loss:.3f}, {accuracy:.1%} of held-out digits right")
 
     def _forge(self, honest: _Party, forger: _Party) -> None:
@@ -181,7 +190,14 @@ class Demo:
         return folder, challenging.announce(verifier, folder)
 
     def _verify(
-        self, title: str, verifier: Verifier, party: _Party, folder: ChallengeFolder, challenge: Challenge
+        self,
+        title: str,
+        short: str,
+        verifier: Verifier,
+        party: _Party,
+        folder: ChallengeFolder,
+        challenge: Challenge,
+        options: Options,
     ) -> Outcome:
         path = self._home / f"evidence-{party.card.name}.polcommit"
         with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
@@ -191,10 +207,10 @@ class Demo:
                 for data in respond(party.folder, self._connection, self._signing(party.card.name), challenge, blobs):
                     file.write(data)
             with answer.open("rb") as file:
-                receipt: Receipt = verify_answer(verifier, folder, challenge, file, path, Options())
+                receipt: Receipt = verify_answer(verifier, folder, challenge, file, path, options)
         take_receipt(party.folder, receipt)
         self._tell(f"{title}: {receipt.verdict.verdict}")
-        return Outcome(title, bundle.read(path).evidence, path)
+        return Outcome(title, short, bundle.read(path).evidence, path)
 
 
 def _tensor(entry, data: bytes):  # type: ignore[no-untyped-def]

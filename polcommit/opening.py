@@ -18,12 +18,28 @@ from polcommit.records import OpenedSample, OpenedState, Openings, TensorEntry
 
 MAX_RECORD = 64 << 20           # bytes of a Disclosure or of an Openings
 
-#: Bytes of one element, by torch's name of the dtype.
-DTYPE_SIZES = {
-    "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint16": 2, "uint32": 4, "uint64": 8,
-    "float8_e4m3fn": 1, "float8_e5m2": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
-    "complex64": 8, "complex128": 16,
-}  # fmt: skip
+#: Dtypes that states may have: torch's name -> name in safetensors, bytes of one element.
+DTYPES = {
+    "bool": ("BOOL", 1),
+    "uint8": ("U8", 1),
+    "int8": ("I8", 1),
+    "uint16": ("U16", 2),
+    "int16": ("I16", 2),
+    "uint32": ("U32", 4),
+    "int32": ("I32", 4),
+    "uint64": ("U64", 8),
+    "int64": ("I64", 8),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "float32": ("F32", 4),
+    "float64": ("F64", 8),
+    "complex64": ("C64", 8),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+    "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1),
+    "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1),
+    "float8_e8m0fnu": ("F8_E8M0", 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +57,9 @@ def tensor_bytes(entry: TensorEntry) -> int:
     Raises:
         EncodingError: a dtype that has no raw form here.
     """
-    if entry.dtype not in DTYPE_SIZES:
+    if entry.dtype not in DTYPES:
         raise EncodingError(f"{entry.name}: dtype {entry.dtype!r}")
-    return DTYPE_SIZES[entry.dtype] * math.prod(entry.shape)
+    return DTYPES[entry.dtype][1] * math.prod(entry.shape)
 
 
 def blobs_of(states: Iterable[OpenedState], samples: Iterable[OpenedSample]) -> list[Blob]:

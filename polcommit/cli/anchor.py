@@ -31,7 +31,7 @@ def anchor(
 
     folder = RunFolder.open(run)
     require_steps(folder)
-    chain = common.connection(policy, rpc or folder.settings.rpc, contract)
+    chain = common.connection(policy, rpc, contract, remembered=folder.settings.rpc)
     unlocked = common.unlock(key or folder.settings.key, "prover", passphrase_file, account)
     chain.fund(folder.manifest.account, common.say)
     with common.progress("waiting for blocks") as bar:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -14,6 +16,7 @@ import click
 
 from polcommit import sampling
 from polcommit.cli import common
+from polcommit.cli.asking import ProverCommand
 from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.cli.register import require_torch
 from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from polcommit.session.challenge import Ask, Verifier
     from polcommit.session.pending import ChallengeFolder
 
+MAX_LISTED = 1 << 20     # steps of one list
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
 
@@ -89,6 +93,7 @@ def challenge(
         require_torch("re-executing steps")
         if command is None and opening is None:
             raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
+    common.require_writable(out or Path("evidence"), request, receipt)
     released = _model(model)
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "verifier", passphrase_file, account)
@@ -110,15 +115,28 @@ def challenge(
 
 def _run_and_prover(run: str, prover: str | None) -> tuple[bytes, list[str] | None]:
     """The run's id, and the command that answers for it. A folder is only ever read by the prover's own process."""
-    command = shlex.split(prover) if prover is not None else None
+    command = _command(prover) if prover is not None else None
     if not Path(run).is_dir():
-        return common.run_id(run), command
+        try:
+            return common.run_id(run), command
+        except UsageError as error:
+            raise UsageError(f"{run!r} is neither a run's folder nor a run id", hint=error.hint) from error
     own = [sys.executable, "-m", "polcommit.cli.main", "respond"]
-    found = subprocess.run([*own, "--print-run", run], capture_output=True, text=True)
+    found = subprocess.run([*own, "--print-run", "--", run], capture_output=True, text=True)
     if found.returncode != 0:
-        lines = found.stderr.strip().splitlines() or ["no answer"]
-        raise StorageError(lines[0].removeprefix("polcommit: "), hint="give a run id, or the folder of a run")
-    return common.run_id(found.stdout.strip()), command or [*own, "--stdio", run]
+        said = [line.removeprefix("polcommit: ") for line in found.stderr.splitlines() if line.startswith("polcommit:")]
+        raise StorageError((said or ["no answer"])[0], hint="give a run id, or the folder of a run")
+    return common.run_id(found.stdout.strip()), command or [*own, "--stdio", "--", run]
+
+
+def _command(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--prover {text!r}: {str(error).lower()}", hint="quote it as for a shell") from error
+    if not words:
+        raise UsageError("--prover names no command", hint="such as 'ssh host polcommit respond --stdio RUN'")
+    return words
 
 
 def _ask(steps: str, count: int | None, detect: float | None, fraction: float | None, clear: bool) -> _Asked:
@@ -152,7 +170,7 @@ class _Asked:
             return Ask(strategy="list", steps=self.listed, clear_openings=self.clear)
         count = self.count
         if self.detect is not None:
-            count = sampling.draws_needed(population, self.fraction or fraction, self.detect)
+            count = sampling.draws_needed(population, fraction if self.fraction is None else self.fraction, self.detect)
             common.say(f"drawing {count} of {population} steps")
         return Ask(strategy="random", count=count, clear_openings=self.clear)
 
@@ -160,12 +178,15 @@ class _Asked:
 def _listed(text: str) -> tuple[int, ...]:
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        first, dash, last = part.strip().partition("-")
+        if not all(re.fullmatch("[0-9]{1,18}", number) for number in ((first, last) if dash else (first,))):
             raise UsageError(f"--steps {text!r}", hint="'random', or a list like 3,17,40-42")
-        found.update(range(int(first), int(last or first) + 1))
-        if len(found) > 1 << 20:
-            raise UsageError(f"--steps {text!r} lists too many steps")
+        listed = range(int(first), int(last or first) + 1)
+        if not listed:
+            raise UsageError(f"--steps {text!r}: {first} is behind {last}", hint="write the lower step first")
+        if len(found) + len(listed) > MAX_LISTED:
+            raise UsageError(f"--steps {text!r} lists too many steps", hint=f"at most {MAX_LISTED}, or draw at random")
+        found.update(listed)
     if 0 in found:
         raise UsageError("steps count from 1")
     return tuple(sorted(found))
@@ -195,8 +216,7 @@ class _Job:
         from polcommit.session import challenge as challenging
 
         challenges = self._challenges()
-        for other in challenges.unfinished(self.run):
-            number = other.id or "?"
+        for number in challenges.waiting(self.run):
             common.say(f"warning: challenge {number} has no verdict yet; finish it with --resume {number}")
         anchor = challenging.find_anchor(self.verifier, self.run, sequence)
         try:
@@ -232,7 +252,8 @@ class _Job:
         from polcommit.storage import files
 
         challenge = self._send(folder)
-        files.write_atomic(path, message(challenge))
+        with _resumable(challenge.id):
+            files.write_atomic(path, message(challenge))
         common.show({"challenge": challenge.id, "request": str(path)}, self.as_json)
         common.say("send it to the prover, who answers with 'polcommit respond FOLDER --request FILE --out FILE'")
         return 0
@@ -245,12 +266,13 @@ class _Job:
             with path.open("rb") as file:
                 number = read_answer(file).id
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}", hint="give the prover's opening") from error
+            why = common.reason(error)
+            raise StorageError(f"cannot read {path} ({why})", hint="give the prover's opening") from error
         except (PolcommitError, ValueError) as error:
             hint = "have the prover respond again"
             raise ProverUnavailable(f"{path} is not an opening: {error}", hint=hint) from error
         folder = self._challenges().find(self.run, number)
-        with path.open("rb") as file:
+        with path.open("rb") as file, _resumable(number):
             return self._verify(folder, self._send(folder), file)[0]
 
     def ask_prover(self, folder: ChallengeFolder, command: list[str]) -> int:
@@ -258,27 +280,21 @@ class _Job:
         from polcommit.session.wire import message
 
         challenge = self._send(folder)
+        resume = f"when it can answer: 'polcommit challenge RUN --resume {challenge.id}', with the same draw"
         try:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        except OSError as error:
-            raise ProverUnavailable(
-                f"cannot start {command[0]!r}: {error.strerror}", hint=_resume_hint(challenge.id)
-            ) from error
-        with cast("AbstractContextManager[subprocess.Popen[bytes]]", child) as process:
-            assert process.stdin is not None and process.stdout is not None
+            prover = ProverCommand(command)
+        except ProverUnavailable as error:
+            raise ProverUnavailable(error.message, hint=resume) from error
+        with prover, _resumable(challenge.id):
+            prover.send(message(challenge))
             try:
-                _write(process.stdin, message(challenge))
-                status, receipt = self._verify(folder, challenge, process.stdout)
-                _write(process.stdin, message(receipt))
+                status, receipt = self._verify(folder, challenge, prover.answers)
             except ProverUnavailable as error:
-                process.kill()
+                why = prover.complaint() or error.message
                 raise ProverUnavailable(
-                    f"the prover's command did not answer challenge {challenge.id}: {error.message}",
-                    hint=_resume_hint(challenge.id),
+                    f"the prover's command did not answer challenge {challenge.id}: {why}", hint=resume
                 ) from error
-            except BaseException:
-                process.kill()
-                raise
+            prover.send(message(receipt))
         return status
 
     def _verify(self, folder: ChallengeFolder, challenge: ChallengeRecord, answer: IO[bytes]) -> tuple[int, Receipt]:
@@ -319,13 +335,13 @@ class _Job:
         common.say(f"evidence: {path}")
 
 
-def _write(pipe: IO[bytes], data: bytes) -> None:
+@contextmanager
+def _resumable(number: int) -> Iterator[None]:
+    """Where a challenge that is paid for does not come to its verdict, say how it can."""
     try:
-        pipe.write(data)
-        pipe.flush()
-    except BrokenPipeError:
-        common.say("warning: the prover's command has ended before it was told everything")
-
-
-def _resume_hint(number: int) -> str:
-    return f"when it can answer: 'polcommit challenge RUN --resume {number}', with the same draw"
+        yield
+    except ProverUnavailable:       # its hint says so
+        raise
+    except BaseException:
+        common.say(f"challenge {number} has no verdict yet: finish it with --resume {number}, with the same draw")
+        raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from polcommit.errors import KeyUnavailable, UsageError
+from polcommit.errors import KeyUnavailable, StorageError, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,14 +87,29 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def require_writable(*paths: Path | None) -> None:
+    """Raises StorageError where a file could not be written, before anything is paid for that would be in it."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
+            raise StorageError(f"cannot write {path} ({'a folder' if path.is_dir() else 'no such folder'})")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write {path} (permission denied)", hint="choose another place for it")
+
+
 # --- chain ----------------------------------------------------------------------------------------------------
 
 
-def connection(policy: Path | None, rpc: str | None, contract: str | None) -> Connection:
-    """The policy's chain, compared with the policy."""
+def connection(
+    policy: Path | None, rpc: str | None, contract: str | None, *, remembered: str | None = None
+) -> Connection:
+    """The policy's chain, compared with the policy; through the RPC server `remembered` where nothing names one."""
     from polcommit.session.connection import connect, load_policy
 
-    return connect(load_policy(policy), rpc=rpc, contract=address(contract) if contract is not None else None)
+    found = load_policy(policy)
+    where = address(contract) if contract is not None else None
+    return connect(found, rpc=rpc or found.rpc or remembered, contract=where)
 
 
 def read_policy(policy: Path | None) -> Policy:
@@ -167,8 +182,7 @@ def unlock(name: str | None, role: str, passphrase_file: Path | None, account: P
     if account is None:
         private = keys.account(passphrase, open_keystore)
     else:
-        keystore = _keystore(account)
-        private = open_keystore(keystore, read_passphrase(None, f"passphrase of {account}"))
+        private = open_keystore(_keystore(account), read_passphrase(passphrase_file, f"passphrase of {account}"))
     card = keys.card
     if address_of(private) != card.account and account is None:
         raise KeyUnavailable(f"the keystore of '{card.name}' is another account's", hint="restore it from a copy")
@@ -178,7 +192,9 @@ def unlock(name: str | None, role: str, passphrase_file: Path | None, account: P
 def _keystore(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise KeyUnavailable(f"cannot read the keystore {path} ({reason(error)})") from error
+    except (ValueError, RecursionError) as error:
         raise KeyUnavailable(f"{path} is no keystore: {error}", hint="give a standard keystore file") from error
     if not isinstance(found, dict):
         raise KeyUnavailable(f"{path} is no keystore", hint="give a standard keystore file")
@@ -190,15 +206,31 @@ def read_passphrase(path: Path | None, prompt: str, *, confirm: bool = False) ->
     if path is not None:
         try:
             lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyUnavailable(f"cannot read a passphrase from {path}: {error}") from error
+        except OSError as error:
+            raise KeyUnavailable(f"cannot read a passphrase from {path} ({reason(error)})") from error
+        except UnicodeDecodeError as error:
+            raise KeyUnavailable(f"{path} is not text, and no passphrase can be read from it") from error
         return lines[0] if lines else ""
     named = os.environ.get("POLCOMMIT_PASSPHRASE")
     if named is not None:
         return named
-    try:
-        return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
-    except click.Abort as error:
+    if not _can_ask():
         raise KeyUnavailable(
-            "a passphrase is needed", hint="give it with --passphrase-file, or in $POLCOMMIT_PASSPHRASE"
-        ) from error
+            f"{prompt} is needed, and there is no terminal to ask on",
+            hint="give it with --passphrase-file, or in $POLCOMMIT_PASSPHRASE",
+        )
+    return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def _can_ask() -> bool:
+    """Whether there is a terminal: standard input may be a pipe with something else in it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return sys.stdin is not None and sys.stdin.isatty()
+    return True
+
+
+def reason(error: OSError) -> str:
+    """Why the operating system refused, as our messages are written."""
+    return (error.strerror or str(error)).lower()

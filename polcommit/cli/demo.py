@@ -51,26 +51,27 @@ def _show(outcomes: list[Outcome], as_json: bool) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(box=SIMPLE, title="what was checked", title_justify="left")
-    table.add_column("step")
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("what was checked")
     for outcome in outcomes:
-        table.add_column(outcome.title.removeprefix("forgery: "), overflow="fold")
+        table.add_column(outcome.short)
     for name, text in CHECKED.items():
         row = [dict(outcome.evidence.receipt.verdict.checks)[name] for outcome in outcomes]
-        table.add_row(f"{name}  {text}", *(_coloured(cell) for cell in row))
+        table.add_row(f"{name:<3} {text}", *(_coloured(cell) for cell in row))
+    table.add_section()
     table.add_row("verdict", *(_coloured(outcome.evidence.receipt.verdict.verdict) for outcome in outcomes))
     console.print(table)
     for outcome in outcomes:
         for finding in outcome.evidence.receipt.verdict.findings:
             at = f" at step {finding.step}" if finding.step is not None else ""
-            console.print(f"{outcome.title}: {finding.check} rejects it: {finding.what}{at}")
+            console.print(f"{outcome.title}:\n  {finding.check} rejects it: {finding.what}{at}")
     honest = outcomes[0].evidence.receipt.verdict
     console.print(
         f"\n{len(honest.reexecuted)} of {(honest.size or 1) - 1} steps were drawn and re-executed, bit for bit: had "
         f"{honest.fraction:.0%} of them been forged, the draw would have met one with probability "
         f"{honest.probability:.2f}"
     )
-    console.print(f"{DEVNET}: on a public chain they would not be")
+    console.print(DEVNET)
     console.print(f"evidence, keys and runs: {outcomes[0].path.parent}")
 
 

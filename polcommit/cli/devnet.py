@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from polcommit.ledger.devnet import Devnet, DevnetInfo
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def devnet() -> None:
     """A chain on this machine, for trying things out: its order, time and randomness are your own."""
 

@@ -30,7 +30,9 @@ def inspect(file: Path, as_json: bool) -> None:
     """Show what is in FILE: a bundle, a request, an opening, a receipt, a manifest, a kept state. Checks nothing."""
     from polcommit.storage import files
 
-    kind, fields = _parsed(files.read(file, MAX_SIZE + 64), file)
+    with files.reported("reading", file), file.open("rb") as stream:
+        data = stream.read(MAX_SIZE + 64)       # bulk data behind the record is not shown
+    kind, fields = _parsed(data, file)
     result = {"kind": kind, "file": str(file), **fields}
     common.show(result, True) if as_json else click.echo(json.dumps(result, indent=2))
 

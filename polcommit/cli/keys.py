@@ -12,7 +12,7 @@ from polcommit.cli.common import FILE, json_option, read_passphrase, say, show
 from polcommit.keys import Card, Role, create, default_home, key_id, list_names, load
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def keys() -> None:
     """Make and show keys. They lie in $POLCOMMIT_HOME (default ~/.polcommit), readable by you alone."""
 

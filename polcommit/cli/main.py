@@ -11,9 +11,10 @@ import sys
 import traceback
 
 import click
+from click.shell_completion import shell_complete
 
 from polcommit import __version__
-from polcommit.errors import PolcommitError
+from polcommit.errors import MissingExtra, PolcommitError, Unavailable, UsageError
 
 _COMMANDS = {
     "anchor": "Put the head of a recorded run on the ledger.",
@@ -44,14 +45,13 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(sorted(_COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Lazy, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="polcommit")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -78,35 +78,71 @@ def run() -> None:
     """Entry point. Every error ends in one line, a hint where there is something to do, and a status."""
     debug = "--debug" in sys.argv[1:]
     try:
-        status = main.main(standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.exceptions.Abort:
+        sys.exit(_invoke(sys.argv[1:]))
+    except (click.exceptions.Abort, KeyboardInterrupt, EOFError):
         click.echo("polcommit: interrupted", err=True)
         sys.exit(130)
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"polcommit: {_one_line(error.format_message())}", err=True)
-        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 3)
-    except PolcommitError as error:
-        if debug:
-            traceback.print_exc()
-        sys.exit(report(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(3)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"polcommit: {_one_line(str(error))}", err=True)
-        click.echo("hint: nothing recorded is lost; mend this and run the same command again", err=True)
-        sys.exit(3)
     except Exception as error:  # noqa: BLE001  (the last line of defence: no traceback unless asked for)
         if debug:
             traceback.print_exc()
-        click.echo(f"polcommit: internal error: {_one_line(repr(error))}", err=True)
-        click.echo("hint: run it again with 'polcommit --debug ...' and report what it prints", err=True)
-        sys.exit(3)
+        sys.exit(report(_explained(error)))
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the command that is asked for; its exit status. Click's own `main` would make a closed pipe a status of 1."""
+    completing = os.environ.get("_POLCOMMIT_COMPLETE")
+    if completing:
+        return shell_complete(main, {}, "polcommit", "_POLCOMMIT_COMPLETE", completing)
+    try:
+        with main.make_context("polcommit", list(arguments)) as context:
+            status = main.invoke(context)
+    except click.exceptions.Exit as ended:
+        status = ended.exit_code
+    except BrokenPipeError:
+        _discard_output()
+        raise
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_output()
+            raise
+    return status if isinstance(status, int) else 0
+
+
+def _discard_output() -> None:
+    """What is still to be written has nowhere to go: without this the interpreter would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explained(error: Exception) -> PolcommitError:
+    """The error of ours that says what another one means to the user."""
+    if isinstance(error, PolcommitError):
+        return error
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx is not None else "polcommit"
+        return UsageError(_sentence(error.format_message()), hint=f"see '{path} --help'")
+    if isinstance(error, click.ClickException):
+        return Unavailable(_sentence(error.format_message()))
+    if isinstance(error, BrokenPipeError):
+        return Unavailable("whoever was to read the output has gone away before all of it was written")
+    if isinstance(error, OSError):
+        reason = (error.strerror or str(error)).lower()
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return Unavailable(where + reason, hint="nothing recorded is lost; mend this and run the same command again")
+    if isinstance(error, ImportError):
+        extra = "recipes" if (error.name or "").startswith("sklearn") else "torch"
+        return MissingExtra(extra, f"what is asked for ({_one_line(str(error))})")
+    return Unavailable(
+        f"internal error: {_one_line(repr(error))}",
+        hint="run it again with 'polcommit --debug ...' and report what it prints",
+    )
+
+
+def _sentence(text: str) -> str:
+    """One of click's messages, as ours are written: lower case, no full stop."""
+    text = _one_line(text).rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 if __name__ == "__main__":

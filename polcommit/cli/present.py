@@ -9,18 +9,18 @@ from polcommit.records import Finding, Reference, Verdict
 
 CHECKED = {
     "V1": "messages parse canonically",
-    "V2": "the anchor is on the right chain and contract, by the run's account",
-    "V3": "signatures, inside and outside, are the prover's",
-    "V4": "the commitment opens, and heads extend one another",
-    "V5": "recipe, data and prover were fixed before the beacon",
-    "V6": "the steps are the ones drawn, on the ledger",
-    "V7": "leaves, learning rates and samples are what was registered",
-    "V8": "opened states have the committed digests and the recipe's schema",
-    "V9": "opened samples form the committed batches",
-    "V10": "re-execution gives the committed states",
-    "V11": "screens over sketches (not in this version)",
-    "V12": "the initial weights are the beacon's",
-    "V13": "the last state is the released model",
+    "V2": "right chain, contract and account",
+    "V3": "signed by the prover, inside and out",
+    "V4": "commitments open, heads extend others",
+    "V5": "all terms fixed before the beacon",
+    "V6": "the steps are the ones drawn",
+    "V7": "leaves, rates, samples as registered",
+    "V8": "opened states as committed",
+    "V9": "opened samples form the batches",
+    "V10": "re-execution gives the same bits",
+    "V11": "screens (not in this version)",
+    "V12": "initial weights are the beacon's",
+    "V13": "last state is the released model",
 }
 DEVNET = "order, time and randomness of this chain are its operator's own: it is a devnet"
 

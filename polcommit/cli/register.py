@@ -12,10 +12,18 @@ from polcommit.keys import Card, default_home, list_names, load
 
 
 def require_torch(purpose: str) -> None:
-    """Raises MissingExtra where torch is not installed."""
+    """Raises MissingExtra where torch is not installed; else sees to settings that must stand before it starts."""
     import importlib.util
+    import os
 
-    if importlib.util.find_spec("torch") is None:
+    from polcommit.session.processes import PATIENT
+
+    os.environ.setdefault(*PATIENT)
+    try:
+        found = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
         raise MissingExtra("torch", purpose)
 
 
@@ -67,7 +75,7 @@ def register(
 
     given = _settings(settings, steps, batch)
     made = recipes.make_recipe(recipe, given, data=str(Path(data).resolve()) if data is not None else None)
-    cards = [_card(text) for text in verifiers] or _own_verifiers()
+    cards = list(dict.fromkeys(_card(text) for text in verifiers)) or _own_verifiers()
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "prover", passphrase_file, account)
     chain.fund(address_of(unlocked.account), common.say)

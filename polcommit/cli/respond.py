@@ -10,7 +10,7 @@ from typing import BinaryIO
 import click
 
 from polcommit.cli import common
-from polcommit.errors import EncodingError, ProverUnavailable, StorageError, UsageError
+from polcommit.errors import EncodingError, ProverUnavailable, StorageError, Unavailable, UsageError
 
 
 @click.command()
@@ -59,7 +59,8 @@ def respond(
     from polcommit.cli.register import require_torch
 
     require_torch("answering a challenge")
-    chain = common.connection(policy, rpc or run.settings.rpc, contract)
+    common.require_writable(out)
+    chain = common.connection(policy, rpc, contract, remembered=run.settings.rpc)
     unlocked = common.unlock(key or run.settings.key, "prover", passphrase_file, account)
     if stdio:
         _on_pipes(run, chain, unlocked)
@@ -83,9 +84,13 @@ def _on_pipes(run, chain, unlocked: common.Unlocked) -> None:  # type: ignore[no
             stdout.write(data)
         stdout.flush()
     try:
-        take_receipt(run, read_message(stdin, Receipt))
+        receipt = read_message(stdin, Receipt)
     except ProverUnavailable:
         common.say("the verifier sent no receipt: until it does, the challenge counts as unanswered")
+        return
+    except EncodingError as error:
+        raise Unavailable(f"the verifier sent something else than a receipt: {error}") from error
+    take_receipt(run, receipt)
 
 
 def _in_files(run, chain, unlocked: common.Unlocked, request: Path, out: Path) -> None:  # type: ignore[no-untyped-def]
@@ -93,7 +98,7 @@ def _in_files(run, chain, unlocked: common.Unlocked, request: Path, out: Path) -
     from polcommit.session.respond import respond as answer
     from polcommit.storage import files
 
-    with request.open("rb") as file:
+    with files.reported("reading", request), request.open("rb") as file:
         challenge = _read(file, Challenge, str(request))
     with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("regenerating states") as bar:
         files.write_atomic(out, answer(run, chain, unlocked.signing, challenge, Path(work), bar))
@@ -102,9 +107,11 @@ def _in_files(run, chain, unlocked: common.Unlocked, request: Path, out: Path) -
 def _keep_receipt(run, path: Path) -> None:  # type: ignore[no-untyped-def]
     from polcommit.records import Receipt
     from polcommit.session.respond import take_receipt
+    from polcommit.storage import files
 
-    with path.open("rb") as file:
-        take_receipt(run, _read(file, Receipt, str(path)))
+    with files.reported("reading", path), path.open("rb") as file:
+        receipt = _read(file, Receipt, str(path))
+    take_receipt(run, receipt)
 
 
 def _read(stream: BinaryIO, kind, what: str):  # type: ignore[no-untyped-def]

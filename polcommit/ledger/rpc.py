@@ -38,8 +38,12 @@ class Rpc:
     """One JSON-RPC server. `timeout` is in seconds, per request."""
 
     def __init__(self, url: str, *, timeout: float = 10) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:      # an unclosed bracket, a port that is none
+            usable = False
+        if not usable:
             raise UsageError(f"'{url}' is not the address of an RPC server", hint="give one like http://127.0.0.1:8545")
         self.url = url
         self._timeout = timeout

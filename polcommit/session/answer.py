@@ -68,8 +68,8 @@ def verify_answer(
         blobs = Path(work)
         _take_answer(verifier, verification, answer, blobs, progress)
         receipt = sign_verdict(verifier.key, verification.verdict(verifier.public))
-        folder.write_receipt(receipt)
         write_evidence(out, verification, receipt, blobs)
+        folder.write_receipt(receipt)       # last: until the evidence is written, the challenge can be resumed
     return receipt
 
 

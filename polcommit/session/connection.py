@@ -46,8 +46,9 @@ def find_policy(path: Path | None) -> Path:
     candidates = [path] if path is not None else [Path(named)] if named else []
     candidates = candidates or [default_home() / "policy.toml", devnet_folder() / "policy.toml"]
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        with files.reported("reading", candidate):
+            if candidate.is_file():
+                return candidate
     if path is not None or named:
         raise UsageError(f"no policy file at {candidates[0]}", hint="give the path of a policy with --policy")
     raise UsageError(
@@ -63,7 +64,10 @@ def load_policy(path: Path | None) -> Policy:
         text = files.read(found, MAX_POLICY).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{found} is not text", hint="give the path of a policy with --policy") from error
-    return policies.parse(text, name=str(found))
+    try:
+        return policies.parse(text, name=str(found))
+    except (ValueError, RecursionError) as error:       # what the parser of TOML does not report as its own
+        raise UsageError(f"{found} is not a policy: {error}", hint="see docs/spec.md §7 for the entries") from error
 
 
 def connect(policy: Policy, *, rpc: str | None = None, contract: bytes | None = None) -> Connection:
@@ -76,8 +80,7 @@ def connect(policy: Policy, *, rpc: str | None = None, contract: bytes | None = 
     url = rpc or policy.rpc
     if url is None:
         raise ChainUnavailable("the policy names no RPC server of its chain", hint="give one with --rpc URL")
-    if contract is not None:
-        policy = replace(policy, contract=contract)
+    policy = replace(policy, rpc=url, contract=policy.contract if contract is None else contract)
     devnet = Devnet(devnet_folder()) if policy.devnet else None
     running = devnet.status() if devnet is not None else None
     local = devnet if running is not None and running.rpc == url else None

@@ -118,6 +118,14 @@ class Challenges:
         """Challenges of a run that have no verdict yet."""
         return [challenge for challenge in self.of_run(run) if challenge.receipt is None]
 
+    def waiting(self, run: bytes) -> list[int]:
+        """Numbers to `resume` the unfinished ones with. What was never signed was never sent, and does not count."""
+        known = [challenge.id for challenge in self.of_run(run)]
+        unused = 1 + max((number for number in known if number is not None), default=0)
+        unfinished = self.unfinished(run)
+        unnamed = [unused for challenge in unfinished if challenge.id is None and challenge.pending is not None]
+        return [challenge.id for challenge in unfinished if challenge.id is not None] + unnamed[:1]
+
     def find(self, run: bytes, number: int) -> ChallengeFolder:
         """The challenge with this id. Raises StorageError: this verifier has none such."""
         for challenge in self.of_run(run):
@@ -129,12 +137,12 @@ class Challenges:
         )
 
     def resume(self, run: bytes, number: int) -> ChallengeFolder:
-        """The unfinished challenge with this id; one whose transaction was sent but not recorded counts as well."""
-        unnamed = [challenge for challenge in self.unfinished(run) if challenge.id is None and challenge.pending]
+        """The unfinished challenge with this id, or, where there is none, the first that was sent but has no id yet."""
         try:
             found = self.find(run, number)
         except StorageError:
-            if len(unnamed) != 1:
+            unnamed = [challenge for challenge in self.unfinished(run) if challenge.id is None and challenge.pending]
+            if not unnamed:
                 raise
             return unnamed[0]
         if found.receipt is not None:

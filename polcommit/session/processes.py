@@ -21,6 +21,10 @@ from polcommit.encoding import Record, decode, encode
 from polcommit.errors import PolcommitError, Unavailable, UsageError
 from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, ReplayReport
 
+#: Threads that wait for one another sleep instead of spinning. Spinning is quicker on an idle machine, and many times
+#: slower on a busy one: a thread that is not scheduled keeps all others burning their share (docs/decisions/0009).
+PATIENT = ("OMP_WAIT_POLICY", "PASSIVE")
+
 Progress = Callable[[int, int], None]
 R = TypeVar("R", bound=Record)
 MAX_REPORT = 64 << 20
@@ -33,6 +37,7 @@ def worker_environment(threads: int | None) -> dict[str, str]:
     environment = dict(os.environ)
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     environment["PYTHONHASHSEED"] = "0"
+    environment.setdefault(*PATIENT)
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(threads)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polcommit import transcript as hashes
-from polcommit.errors import StorageError, UsageError
+from polcommit.errors import Contradiction, StorageError, UsageError
 from polcommit.events import Registered
 from polcommit.records import Eligible, Manifest, SampleLeaf
 from polcommit.sealing import derive, new_secret
 from polcommit.session.connection import Connection
-from polcommit.session.recipes import recipe_name
+from polcommit.session.recipes import recipe_name, require_same
 from polcommit.storage.runfolder import RunFolder, check_free
 from polcommit.storage.settings import Settings
 from polcommit.storage.types import Registration
@@ -168,9 +168,30 @@ def register(
         run = RunFolder.open(folder)
         if run.registration is not None:
             check_free(folder)      # raises: a run is never overwritten
+        _require_same(run, recipe, terms)
     else:
         run = prepare(folder, recipe, terms, connection, progress)
     return await_beacon(run, connection, send(run, connection, account_key))
+
+
+def _require_same(run: RunFolder, recipe: Recipe, terms: Terms) -> None:
+    """Raises Contradiction unless an unfinished registration is of this recipe, under these terms."""
+    require_same(run, recipe)
+    manifest = run.manifest
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("the account", "0x" + manifest.account.hex(), "0x" + terms.account.hex()),
+        ("the prover's key", manifest.prover.hex(), terms.prover.hex()),
+        ("--keep", manifest.keep, terms.keep),
+        ("permission for clear openings", manifest.clear_openings, terms.clear_openings),
+        ("the list of verifiers and budgets", _briefly(manifest.verifiers), _briefly(terms.verifiers)),
+    )
+    for what, registered, given in pairs:
+        if registered != given:
+            raise Contradiction(what, registered=registered, given=given)
+
+
+def _briefly(verifiers: tuple[Eligible, ...]) -> list[str]:
+    return sorted(f"{one.key.hex()[:16]}: {one.steps} steps, {one.samples} samples" for one in verifiers)
 
 
 def eligible(cards: Sequence[tuple[bytes, bytes]], *, steps: int, samples: int) -> tuple[Eligible, ...]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from polcommit.errors import UsageError
-from polcommit.opening import DTYPE_SIZES
+from polcommit.opening import DTYPES
 from polcommit.storage import files
-from polcommit.storage.tensors import DTYPES
 from polcommit.verifier import ReleasedModel
 
 MAX_HEADER = 100 << 20
@@ -23,7 +22,7 @@ def read_model(path: Path) -> ReleasedModel:
         UsageError: not a safetensors file.
         StorageError: it cannot be read.
     """
-    names = {theirs: ours for ours, theirs in DTYPES.items()}
+    names = {theirs: ours for ours, (theirs, _) in DTYPES.items()}
     with files.reported("reading", path), path.open("rb") as file:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
@@ -39,7 +38,7 @@ def read_model(path: Path) -> ReleasedModel:
                 dtype, shape = names[entry["dtype"]], tuple(entry["shape"])
                 file.seek(8 + length + start)
                 data = file.read(stop - start)
-                if not 0 <= start <= stop <= size or len(data) != stop - start or dtype not in DTYPE_SIZES:
+                if not 0 <= start <= stop <= size or len(data) != stop - start:
                     raise ValueError(f"tensor {name} is truncated")
                 tensors[str(name)] = (dtype, shape, blake3(data).digest())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

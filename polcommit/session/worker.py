@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import select
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from polcommit.records import OpenedState, StateIndex, StepRecord, TensorEntry
 from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayedStep, ReplayJob, ReplayReport
 from polcommit.session.recipes import run_recipe
 from polcommit.storage.blobs import BlobFolder
+from polcommit.storage.files import storage_error
 from polcommit.storage.journal import read_frames
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, set_determinism
@@ -40,11 +42,17 @@ def main(arguments: list[str]) -> int:
     verbs: dict[str, Callable[..., None]] = {"replay": _replay, "regenerate": _regenerate, "check": _check}
     try:
         verbs[arguments[0]](*arguments[1:])
+    except OSError as error:
+        return _failed(storage_error(error, "using", Path(error.filename or tempfile.gettempdir())))
     except PolcommitError as error:
-        said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(json.dumps(said), flush=True)  # noqa: T201  (standard output is how the parent is told)
-        return 1
+        return _failed(error)
     return 0
+
+
+def _failed(error: PolcommitError) -> int:
+    said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    print(json.dumps(said), flush=True)  # noqa: T201  (standard output is how the parent is told)
+    return 1
 
 
 def _progress(done: int, total: int) -> None:

@@ -21,32 +21,10 @@ from blake3 import blake3
 
 from polcommit.encoding import pack, tagged_hash
 from polcommit.errors import MissingExtra, StorageError
+from polcommit.opening import DTYPES
 from polcommit.records import TensorEntry
 from polcommit.storage import files
 from polcommit.storage.files import Buffer
-
-#: safetensors' code and bytes of one element, by torch's name without 'torch.'.
-DTYPES = {
-    "bool": ("BOOL", 1),
-    "uint8": ("U8", 1),
-    "int8": ("I8", 1),
-    "uint16": ("U16", 2),
-    "int16": ("I16", 2),
-    "uint32": ("U32", 4),
-    "int32": ("I32", 4),
-    "uint64": ("U64", 8),
-    "int64": ("I64", 8),
-    "float16": ("F16", 2),
-    "bfloat16": ("BF16", 2),
-    "float32": ("F32", 4),
-    "float64": ("F64", 8),
-    "complex64": ("C64", 8),
-    "float8_e4m3fn": ("F8_E4M3", 1),
-    "float8_e5m2": ("F8_E5M2", 1),
-    "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1),
-    "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1),
-    "float8_e8m0fnu": ("F8_E8M0", 1),
-}
 
 _MAX_HEADER = 4096      # bytes of a safetensors header; one tensor of 16 dimensions needs some 400
 _NAME = "tensor"

@@ -17,9 +17,10 @@ from stored_samples import entry, state
 
 from polcommit.encoding import encode, pack, tagged_hash
 from polcommit.errors import StorageError
+from polcommit.opening import DTYPES
 from polcommit.records import TensorEntry
 from polcommit.storage.states import StateStore
-from polcommit.storage.tensors import DTYPES, TensorStore, address, tensor_size
+from polcommit.storage.tensors import TensorStore, address, tensor_size
 
 SHAPES = [(), (1,), (3, 2), (0,), (2, 0, 3), (1,) * 16]
 
