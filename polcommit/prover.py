@@ -101,7 +101,9 @@ def next_head(run: Run, key: Ed25519PrivateKey) -> RevealedHead:
         previous=previous.head if previous is not None else None,
         final=run.steps == run.manifest.steps,
         state=last.state,
-        environments=tuple((first, digest(fingerprint)) for first, fingerprint in run.environments),
+        environments=tuple(
+            (first, digest(fingerprint)) for first, fingerprint in run.environments if first <= run.steps
+        ),
         recipients=tuple(sorted(key_id(verifier.recipient) for verifier in run.manifest.verifiers)),
     )
     return sign_statement(key, statement, derive(run.secret, "blinding/head", sequence))

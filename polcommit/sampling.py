@@ -35,6 +35,8 @@ def detection(population: int, forged: int, drawn: int) -> float:
     """Probability that a uniform draw of `drawn` of `population` steps meets one of `forged`: 1 - C(N-m, n)/C(N, n)."""
     if not 0 <= forged <= population or not 0 <= drawn <= population:
         raise UsageError(f"{forged} forged and {drawn} drawn of {population} steps")
+    if not forged or not drawn:
+        return 0.0          # and not the -0.0 of below
     if drawn + forged > population:
         return 1.0
     # the product form stays exact where binomials would overflow a float
@@ -46,7 +48,7 @@ def forged_steps(population: int, fraction: float) -> int:
     """m: the number of steps that make up at least this fraction of the run."""
     if not 0 < fraction <= 1:
         raise UsageError(f"fraction {fraction}", hint="a share of the steps, above 0 and at most 1")
-    return min(population, math.ceil(fraction * population - 1e-9))
+    return min(population, max(1, math.ceil(fraction * population - 1e-9)))
 
 
 def draws_needed(population: int, fraction: float, probability: float) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from polcommit import prf, sampling
 from polcommit.disclosure import Established
 from polcommit.draws import Ledger
+from polcommit.errors import Unavailable
 from polcommit.events import Anchored, Position
 from polcommit.policy import Policy
 from polcommit.records import Budget, Challenge, Reference, Request, RevealedHead
@@ -35,9 +36,15 @@ def public_fields(
     """Fields of a `Verdict` that follow from the ledger, the request and the disclosure.
 
     Where the disclosure was refuted before `known` was complete, what it would have told is left empty.
+
+    Raises:
+        Unavailable: the anchor has left the chain, so there is nothing that a verdict could be about.
     """
     request, statement = challenge.request, head.statement
-    anchor = next(event for event in ledger.anchors(request.run) if event.commitment == request.commitment)
+    anchor = next((event for event in ledger.anchors(request.run) if event.commitment == request.commitment), None)
+    if anchor is None:
+        hint = "was there a reorganisation, or a reset?"
+        raise Unavailable("the challenged head is no longer on the chain", hint=hint)
     event = next((event for event in ledger.challenges(request.run) if event.id == challenge.id), None)
     drawn = known.drawn.steps if known is not None and known.drawn is not None else ()
     return {

@@ -24,7 +24,7 @@ from polcommit import prf
 from polcommit import transcript as hashes
 from polcommit.disclosure import open_envelope
 from polcommit.draws import Drawn, resolve
-from polcommit.encoding import Record, decode, digest, encode, pack, tag, tagged_hash
+from polcommit.encoding import Record, decode, digest, encode, pack, tag, tagged_hash, unpack
 from polcommit.errors import EncodingError, Refuted, TransactionFailed, Unavailable
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Position, Registered
 from polcommit.keys import key_id
@@ -48,7 +48,6 @@ from polcommit.records import (
     Fingerprint,
     GenesisRecord,
     Manifest,
-    OpenedState,
     Openings,
     Receipt,
     Request,
@@ -364,8 +363,6 @@ class HonestReplayer:
 
 
 def decode_scalars(values: bytes) -> tuple[tuple[str, int], ...]:
-    from polcommit.encoding import unpack
-
     decoded: tuple[tuple[str, int], ...] = unpack(values)
     return decoded
 
@@ -762,25 +759,3 @@ def parts_of(record: Record) -> dict[str, Any]:
     """A record's fields by name."""
     return {entry.name: getattr(record, entry.name) for entry in dataclasses.fields(record)}  # type: ignore[arg-type]
 
-
-__all__ = [
-    "ALIASES",
-    "ELSEWHERE",
-    "ENVIRONMENT",
-    "HonestReplayer",
-    "MemoryLedger",
-    "OpenedState",
-    "Opening",
-    "Outcome",
-    "Prover",
-    "Scene",
-    "State",
-    "Verifier",
-    "changed",
-    "execute",
-    "floats",
-    "named",
-    "parts_of",
-    "policy_for",
-    "scene",
-]

@@ -11,6 +11,9 @@ from polcommit.records.state import StateIndex, TensorEntry
 from polcommit.records.trees import OpenedLeaf, SampleLeaf, require
 
 
+MAX_DRAWN = 1 << 20     # steps in one challenge; a reader draws before it knows better
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Record):
     """What a verifier asks for. Its digest goes to the ledger before anybody knows the draw (spec §5.1)."""
@@ -29,7 +32,7 @@ class Request(Record):
     def __post_init__(self) -> None:
         Record.__post_init__(self)
         require(self.strategy in self.STRATEGIES, f"unknown strategy {self.strategy!r}")
-        require(self.count >= 1, f"a challenge of {self.count} steps")
+        require(1 <= self.count <= MAX_DRAWN, f"a challenge of {self.count} steps")
         listed = list(self.steps)
         require(listed == sorted(set(listed)) and all(step >= 1 for step in listed), "listed steps rise from 1")
         require(len(listed) == (self.count if self.strategy == "list" else 0), "count and listed steps disagree")

@@ -116,6 +116,7 @@ class RecordedRun:
 
     def __iter__(self) -> Iterator[FetchedBatch]:
         """The batches that are left, in the order that the beacon gives."""
+        self._end_step()
         loader = Loader(
             self._recipe,
             self._seed,
@@ -213,8 +214,12 @@ class RecordedRun:
                 )
 
     def _keep(self, step: int) -> None:
-        if step not in self._run.states.steps():
-            captured = self._engine.capture()
+        """Keep the state after the last step, unless a step that failed half-way has changed it since."""
+        if step in self._run.states.steps():
+            return
+        captured = self._engine.capture()
+        frame = next(self._journal.read(step, step + 1))
+        if hashes.state_digest(captured.index) == _committed_state(step, frame):
             self._run.states.put(step, captured.index, captured.content)
 
     # --- beginning and resuming -------------------------------------------------------------------------------
@@ -240,8 +245,8 @@ class RecordedRun:
         assert registration is not None
         captured = self._engine.initial()
         run.states.put(0, captured.index, captured.content)
-        if not run.environments():
-            run.add_environment(1, fingerprint(self._recipe.device))
+        run.drop_environments(0)
+        run.add_environment(1, fingerprint(self._recipe.device))
         event = registration.registered
         record = GenesisRecord(
             run=event.run,
@@ -257,8 +262,6 @@ class RecordedRun:
         self._journal.append(encode(record))
         self._journal.sync()
         self._environment = 0
-        if run.environments()[0].fingerprint != fingerprint(self._recipe.device):
-            raise StorageError(f"{run.path} was begun in another environment", hint="register another run")
         self._checks.after(0, captured.index, captured.content)
 
     def _resume(self, rollback: bool) -> None:
@@ -279,6 +282,7 @@ class RecordedRun:
         elif records:
             self._other_environment(start, epochs[-1].fingerprint.difference(here), rollback)
         if here != run.environments()[-1].fingerprint:
+            run.drop_environments(self.steps_done)      # one in which no step was recorded
             self._environment = run.add_environment(self.steps_done + 1, here)
         else:
             self._environment = len(run.environments()) - 1
@@ -288,8 +292,7 @@ class RecordedRun:
 
     def _require_committed(self, step: int, index: StateIndex) -> None:
         frame = next(self._journal.read(step, step + 1))
-        committed = decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state
-        if hashes.state_digest(index) != committed:
+        if hashes.state_digest(index) != _committed_state(step, frame):
             raise StorageError(
                 f"the kept state of step {step} is not the one that was committed", hint="restore it from a copy"
             )
@@ -333,3 +336,8 @@ class RecordedRun:
         self._run.drop_environments(start)
         self._run.checks.drop(start)
         self._engine.restore(self._run.states.get(start), self._run.tensors.get)
+
+
+def _committed_state(step: int, frame: bytes) -> bytes:
+    """The digest of the state after `step` that a journal frame holds."""
+    return decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state

@@ -6,19 +6,20 @@ A registration waits for a later block; all of them wait for it at the same time
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from unsteady import Unsteady
-from world import CLI, HERE, Ask, Finished, Registered, World, at_home, ended, free_port, train
+from world import HERE, Ask, Finished, Registered, World, at_home, ended, free_port, train
 
 from polcommit.ledger.anvil import npm_binary
 from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
 from polcommit.session import register as registering
+from polcommit.session.connection import Connection
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.recipe import Recipe
 
@@ -99,36 +100,35 @@ def _register(world: World) -> None:
         "gpt": world.start("carol", "register", world.root / "gpt", "--recipe", "gpt", "--data", text, "--keep", 8,
                            *sets, *named),
     }  # fmt: skip
-    with ThreadPoolExecutor() as pool:
-        for name, found in pool.map(lambda item: _registered_here(world, *item), plans.items()):
-            del name
-            world.runs.update({run.name: run for run in found})
+    prepared = {name: (world.connection(name), world.account(name)) for name in plans}
+    folders = {plan.name: _prepared(world, prepared[name][0], plan) for name in plans for plan in plans[name]}
+    with ThreadPoolExecutor() as pool:      # accounts do not wait for one another
+        sent = pool.map(lambda item: [
+            registering.send(folders[plan.name], *prepared[item[0]]) for plan in item[1]
+        ], plans.items())  # fmt: skip
+    for (prover, own), events in zip(plans.items(), sent, strict=True):
+        for plan, event in zip(own, events, strict=True):
+            registering.await_beacon(folders[plan.name], prepared[prover][0], event)
+            world.runs[plan.name] = _keep(world, plan.name, prover, event.run)
     for name, process in commands.items():
         done: Finished = ended(process).require(0)
         prover = "alice" if name == "main" else "carol"
         world.runs[name] = _keep(world, name, prover, bytes.fromhex(done.json["run"]))
 
 
-def _registered_here(world: World, prover: str, plans: Sequence[Planned]) -> tuple[str, list[Registered]]:
-    connection, account = world.connection(prover), world.account(prover)
-    card = world.card(prover)
+def _prepared(world: World, connection: Connection, plan: Planned) -> RunFolder:
+    card = world.card(plan.prover)
     cards = [(other.signing, other.recipient or b"") for other in map(world.card, ("vera", "victor"))]
-    sent = []
-    for plan in plans:
-        terms = registering.Terms(
-            prover=card.signing,
-            account=card.account,
-            verifiers=registering.eligible(cards, steps=plan.budget, samples=1 << 40),
-            keep=plan.keep,
-            clear_openings=True,
-            data=str(plan.data) if plan.data is not None else None,
-            key=prover,
-        )
-        folder = registering.prepare(world.root / plan.name, plan.recipe, terms, connection)
-        sent.append((plan, folder, registering.send(folder, connection, account)))
-    for _, folder, event in sent:
-        registering.await_beacon(folder, connection, event)
-    return prover, [_keep(world, plan.name, prover, event.run) for plan, _, event in sent]
+    terms = registering.Terms(
+        prover=card.signing,
+        account=card.account,
+        verifiers=registering.eligible(cards, steps=plan.budget, samples=1 << 40),
+        keep=plan.keep,
+        clear_openings=True,
+        data=str(plan.data) if plan.data is not None else None,
+        key=plan.prover,
+    )
+    return registering.prepare(world.root / plan.name, plan.recipe, terms, connection)
 
 
 def _keep(world: World, name: str, prover: str, run: bytes) -> Registered:
@@ -162,5 +162,3 @@ def small(world: World) -> Registered:
     assert world.settle(run, vera, second, world.root / "vera.polcommit").verdict.verdict == "accepted"
     return run
 
-
-__all__ = ["CLI", "RunFolder"]

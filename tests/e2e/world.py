@@ -66,7 +66,7 @@ class Finished:
 
     def require(self, status: int) -> Finished:
         """Itself, if it ended with this status and without a traceback."""
-        assert self.status == status, f"status {self.status}\n{self.stdout}\n{self.stderr}"
+        assert self.status == status, f"status {self.status}\n{self.stdout[-3000:]}\n{self.stderr[-3000:]}"
         assert "Traceback" not in self.stderr and "internal error" not in self.stderr, self.stderr
         return self
 
