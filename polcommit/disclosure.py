@@ -10,7 +10,7 @@ Not established here: that the opened states, samples and updates are what the l
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from polcommit.draws import Drawn, Ledger, challenge_event, counted_challenges, 
 from polcommit.encoding import Record, decode, digest, pack, tagged_hash
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
 from polcommit.events import Anchored, ChainIdentity, Challenged, Registered
+from polcommit.keys import key_id
 from polcommit.records import (
     Challenge,
     Disclosure,
@@ -132,9 +133,10 @@ class PublicChecks:
     def _v3_signatures(self) -> None:
         """V3: the ciphertexts and the statement are both signed by the prover, for this run, chain and account."""
         known = self.established
+        recipients = tuple(sorted(key_id(verifier.recipient) for verifier in known.manifest.verifiers))
         for event, head in zip(self._anchors, self._disclosure.heads, strict=False):
             statement = head.statement
-            self._v3_envelope(event)
+            self._v3_envelope(event, recipients)
             try:
                 verify_statement(known.manifest.prover, head)
             except SignatureInvalid as error:
@@ -142,12 +144,19 @@ class PublicChecks:
             if (statement.run, statement.sequence) != (event.run, event.sequence):
                 found = f"{statement.run.hex()} head {statement.sequence}"
                 raise Refuted("V3", "statement", expected=f"{event.run.hex()} head {event.sequence}", found=found)
+            if statement.recipients != recipients:
+                found, due = _listed(statement.recipients), _listed(recipients)
+                raise Refuted("V3", "recipients of the statement", expected=due, found=found)
 
-    def _v3_envelope(self, event: Anchored) -> None:
+    def _v3_envelope(self, event: Anchored, recipients: tuple[bytes, ...]) -> None:
+        """The envelope is the prover's, for this place, and sealed to every verifier that the manifest names."""
         prover = self.established.manifest.prover
         envelope = open_envelope(event)
         if envelope.prover != prover:
             raise Refuted("V3", "prover of the envelope", expected=prover, found=envelope.prover)
+        due, named = [key[:8] for key in recipients], [sealed.recipient for sealed in envelope.sealed]
+        if named != due:
+            raise Refuted("V3", "recipients of the envelope", expected=_listed(due), found=_listed(named))
         require_outer_signature(self._chain, event, envelope, self.established.manifest.account)
 
     # --- V4 ---------------------------------------------------------------------------------------------------
@@ -378,6 +387,10 @@ def environment_epoch(statement: Statement, step: int) -> int:
 def pack_float(value: float) -> bytes:
     """The bytes of a float64: compared instead of the value, so that NaN equals itself and 0.0 is not -0.0."""
     return struct.pack(">d", value)
+
+
+def _listed(keys: Iterable[bytes]) -> str:
+    return ", ".join(key.hex() for key in keys)
 
 
 def _record(leaf: OpenedLeaf, kind: type[R], check: str) -> R:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from polcommit.disclosure import Established, PublicChecks
 from polcommit.draws import Ledger
 from polcommit.encoding import digest
-from polcommit.errors import Refuted, SignatureInvalid, Unavailable
+from polcommit.errors import Refuted, SignatureInvalid, Unavailable, UsageError
 from polcommit.policy import Policy
 from polcommit.records import Challenge, Evidence, Finding, Verdict
 from polcommit.signing import verify_receipt
@@ -95,6 +95,8 @@ def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: di
     known = _check_steps(evidence, ledger, checks)
     _check_fields(claimed, policy, ledger, evidence, known)
     _check_own(claimed)
+    if claimed.verdict == "accepted":
+        _check_accepted(claimed, known)
     _check_demands(claimed, policy)
 
 
@@ -138,15 +140,39 @@ def _check_own(claimed: Verdict) -> None:
     """What the verdict says of itself is consistent."""
     if not set(claimed.reexecuted) <= set(claimed.steps) or list(claimed.reexecuted) != sorted(set(claimed.reexecuted)):
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
-    if claimed.verdict == "accepted" and claimed.reexecuted != claimed.steps:
-        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
-    lacking = [check for check in _NEEDED if dict(claimed.checks).get(check) != "passed"]
-    if claimed.verdict == "accepted" and lacking:
-        raise Refuted("V1", f"{lacking[0]} of an accepted run", expected="passed", found="not passed")
+    if claimed.basis != ("bit-exact" if claimed.verdict == "accepted" else "none"):
+        raise Refuted("V1", "basis", expected=f"that of a verdict '{claimed.verdict}'", found=claimed.basis)
+    due = 0.0
     if claimed.size is not None:
-        due = probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), claimed.fraction)
-        if due != claimed.probability:
-            raise Refuted("V1", "probability of detection", expected=due, found=claimed.probability)
+        try:
+            due = probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), claimed.fraction)
+        except UsageError as error:     # of no fraction, or of more steps than there are
+            raise Refuted("V1", "probability of detection", expected="of some of the steps", found=error) from error
+    if due != claimed.probability:
+        raise Refuted("V1", "probability of detection", expected=due, found=claimed.probability)
+
+
+def _check_accepted(claimed: Verdict, known: Established | None) -> None:
+    """An accepted verdict says what only one that ran to the end can say."""
+    assert known is not None and known.records is not None      # `_check_steps` has seen to it
+    outcomes = dict(claimed.checks)
+    lacking = [check for check in _NEEDED if outcomes.get(check) != "passed"]
+    lacking += [check for check, outcome in claimed.checks if outcome not in ("passed", OPEN)]
+    if lacking:
+        raise Refuted("V1", f"{lacking[0]} of an accepted run", expected="passed", found="not passed")
+    if (claimed.model is not None) != (outcomes.get("V13") == "passed"):
+        raise Refuted("V1", "V13 of an accepted run", expected="passed where there is a model", found=claimed.model)
+    if claimed.reexecuted != claimed.steps:
+        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    unanswered = [earlier.id for earlier in claimed.challenges if earlier.outcome == "unanswered"]
+    if unanswered:
+        raise Refuted("V6", f"challenge {unanswered[0]}", expected="a verdict", found="unanswered")
+    if claimed.sketched != len(known.draw.opened_kept):
+        raise Refuted("V1", "sketches compared", expected=len(known.draw.opened_kept), found=claimed.sketched)
+    for step in known.draw.steps:
+        due = known.statement.environments[known.records[step].environment][1]
+        if claimed.environment != due:
+            raise Refuted("V1", "environment of the re-execution", at=step, expected=due, found=claimed.environment)
 
 
 def _check_demands(claimed: Verdict, policy: Policy) -> None:

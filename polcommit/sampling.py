@@ -39,9 +39,12 @@ def detection(population: int, forged: int, drawn: int) -> float:
         return 0.0          # and not the -0.0 of below
     if drawn + forged > population:
         return 1.0
-    # the product form stays exact where binomials would overflow a float
-    misses = math.fsum(math.log1p(-forged / (population - i)) for i in range(drawn))
-    return -math.expm1(misses)
+    # Divisions and multiplications only: IEEE 754 rounds them alike everywhere, which a logarithm of the C library
+    # is not, and a reader compares the figure in a verdict with its own.
+    misses = 1.0
+    for i in range(drawn):
+        misses *= (population - forged - i) / (population - i)
+    return 1.0 - misses
 
 
 def forged_steps(population: int, fraction: float) -> int:

@@ -360,6 +360,8 @@ def check_report(known: Established, openings: Openings, report: ReplayReport) -
         raise Refuted(check, what, at=step, expected=expected, found=found)
     if tuple(step.step for step in report.steps) != known.draw.steps:
         raise Unavailable("the re-execution did not report every step", hint="run it again")
+    if tuple(step for step, _ in report.sketches) != known.draw.opened_kept:
+        raise Unavailable("the re-execution did not report every sketch", hint="run it again")
     given = {sketch.step: sketch.values for sketch in openings.sketches}
     for step, values in report.sketches:
         if tuple(map(pack_float, values)) != tuple(map(pack_float, given[step])):

@@ -662,7 +662,13 @@ class Verifier:
         return ledger.challenge(request.run, verifier=self.public, signature=signature, **content)
 
     def challenge(
-        self, ledger: MemoryLedger, anchor: Anchored, count: int = 4, *, steps: tuple[int, ...] = (), nonce: str = "nonce"
+        self,
+        ledger: MemoryLedger,
+        anchor: Anchored,
+        count: int = 4,
+        *,
+        steps: tuple[int, ...] = (),
+        nonce: str = "nonce",
     ) -> Challenge:
         """Announce a challenge, and wait until its draw is fixed."""
         request = self.request(anchor, count, steps=steps)
@@ -699,7 +705,8 @@ class Verifier:
             try:
                 BlobFolder(Path(folder)).receive([opening.blobs[blob.content] for blob in due], due)
             except EncodingError as error:
-                verification.reject(Refuted("V8", "contents of states and samples", expected="as committed", found=error))
+                what = "contents of states and samples"
+                verification.reject(Refuted("V8", what, expected="as committed", found=error))
                 return verification
             verification.take_blobs(Path(folder))
         return verification
@@ -718,7 +725,7 @@ class Scene:
     ledger: MemoryLedger
     prover: Prover
     verifier: Verifier
-    anchor: Anchored
+    anchor: Anchored = field(init=False)        # the last one
 
     def challenge(self, count: int = 4, **options: Any) -> Challenge:
         return self.verifier.challenge(self.ledger, self.anchor, count, **options)
@@ -741,9 +748,10 @@ def scene(cheat: type[Prover] = Prover, *, heads: Sequence[int] = (5, 7), **opti
     verifier = options.pop("verifier", None) or Verifier()
     eligible = options.pop("eligible", None) or (verifier.eligible(), Verifier("another verifier").eligible())
     prover = cheat(ledger, *eligible, **options).register()
+    staged = Scene(ledger, prover, verifier)
     for steps in heads:
-        anchor = prover.train(steps).anchor()
-    return Scene(ledger, prover, verifier, anchor)
+        staged.anchor = prover.train(steps).anchor()
+    return staged
 
 
 def changed(record: Any, **fields: Any) -> Any:

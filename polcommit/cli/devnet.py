@@ -38,9 +38,9 @@ def _fields(info: DevnetInfo) -> dict[str, Any]:
 
 @devnet.command()
 @click.option("--port", default=8545, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
-@click.option("--block-time", default=1, show_default=True, type=click.IntRange(1, 3600), help="Seconds a block.")
+@click.option("--block-time", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds a block.")
 @json_option
-def start(port: int, block_time: int, as_json: bool) -> None:
+def start(port: int, block_time: float, as_json: bool) -> None:
     """Start the devnet in the background, restored from its last state; the contract is deployed once."""
     info = _devnet().start(port=port, block_time=block_time)
     if info.already_running:

@@ -69,13 +69,14 @@ def register(
     follow from a block that nobody knows yet. An interrupted registration is finished by the same command.
     """
     require_torch("registering a run")
+    given = _settings(settings, steps, batch)
+    cards = list(dict.fromkeys(_card(text) for text in verifiers)) or _own_verifiers()
+    eligible = [(card.signing, _recipient(card)) for card in cards]
     from polcommit.ledger.accounts import address_of
     from polcommit.session import recipes
     from polcommit.session import register as registering
 
-    given = _settings(settings, steps, batch)
     made = recipes.make_recipe(recipe, given, data=str(Path(data).resolve()) if data is not None else None)
-    cards = list(dict.fromkeys(_card(text) for text in verifiers)) or _own_verifiers()
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "prover", passphrase_file, account)
     chain.fund(address_of(unlocked.account), common.say)
@@ -83,7 +84,7 @@ def register(
         prover=unlocked.card.signing,
         account=address_of(unlocked.account),
         verifiers=registering.eligible(
-            [(card.signing, _recipient(card)) for card in cards],
+            eligible,
             steps=budget_steps if budget_steps is not None else made.steps,
             samples=budget_samples if budget_samples is not None else (1 << 40),
         ),

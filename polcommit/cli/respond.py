@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from polcommit.cli import common
 from polcommit.errors import EncodingError, ProverUnavailable, StorageError, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from polcommit.records import Challenge
 
 
 @click.command()
@@ -60,25 +63,36 @@ def respond(
 
     require_torch("answering a challenge")
     common.require_writable(out)
+    challenge = _challenge(request)
     chain = common.connection(policy, rpc, contract, remembered=run.settings.rpc)
     unlocked = common.unlock(key or run.settings.key, "prover", passphrase_file, account)
     if stdio:
-        _on_pipes(run, chain, unlocked)
+        _on_pipes(run, chain, unlocked, challenge)
         return
-    assert request is not None and out is not None
-    _in_files(run, chain, unlocked, request, out)
+    assert out is not None
+    _in_files(run, chain, unlocked, challenge, out)
     common.show({"opening": str(out), "bytes": out.stat().st_size}, as_json)
     common.say("send it to the verifier, who goes on with 'polcommit challenge RUN --opening FILE'")
 
 
-def _on_pipes(run, chain, unlocked: common.Unlocked) -> None:  # type: ignore[no-untyped-def]
-    from polcommit.records import Challenge, Receipt
+def _challenge(request: Path | None) -> Challenge:
+    """What the verifier asks, from its file or from standard input: read before anything else is done."""
+    from polcommit.records import Challenge
+    from polcommit.storage import files
+
+    if request is None:
+        return _read(sys.stdin.buffer, Challenge, "standard input")
+    with files.reported("reading", request), request.open("rb") as file:
+        return _read(file, Challenge, str(request))
+
+
+def _on_pipes(run, chain, unlocked: common.Unlocked, challenge: Challenge) -> None:  # type: ignore[no-untyped-def]
+    from polcommit.records import Receipt
+    from polcommit.session.receipts import take_receipt
     from polcommit.session.respond import respond as answer
-    from polcommit.session.respond import take_receipt
     from polcommit.session.wire import read_message
 
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    challenge = _read(stdin, Challenge, "request")
     with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
         for data in answer(run, chain, unlocked.signing, challenge, Path(work)):
             stdout.write(data)
@@ -93,20 +107,17 @@ def _on_pipes(run, chain, unlocked: common.Unlocked) -> None:  # type: ignore[no
     take_receipt(run, receipt)
 
 
-def _in_files(run, chain, unlocked: common.Unlocked, request: Path, out: Path) -> None:  # type: ignore[no-untyped-def]
-    from polcommit.records import Challenge
+def _in_files(run, chain, unlocked: common.Unlocked, challenge: Challenge, out: Path) -> None:  # type: ignore[no-untyped-def]
     from polcommit.session.respond import respond as answer
     from polcommit.storage import files
 
-    with files.reported("reading", request), request.open("rb") as file:
-        challenge = _read(file, Challenge, str(request))
     with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("regenerating states") as bar:
         files.write_atomic(out, answer(run, chain, unlocked.signing, challenge, Path(work), bar))
 
 
 def _keep_receipt(run, path: Path) -> None:  # type: ignore[no-untyped-def]
     from polcommit.records import Receipt
-    from polcommit.session.respond import take_receipt
+    from polcommit.session.receipts import take_receipt
     from polcommit.storage import files
 
     with files.reported("reading", path), path.open("rb") as file:
@@ -120,6 +131,6 @@ def _read(stream: BinaryIO, kind, what: str):  # type: ignore[no-untyped-def]
     try:
         return read_message(stream, kind)
     except (EncodingError, ProverUnavailable) as error:
-        raise UsageError(
+        raise StorageError(
             f"{what} is not a {kind.__name__.lower()} of polcommit's: {error}", hint="have it sent again"
         ) from error

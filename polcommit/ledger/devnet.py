@@ -27,6 +27,7 @@ from polcommit.ledger.rpc import Rpc, data, field, quantity
 
 CHAIN_ID = 31337
 START_TIMEOUT = 60          # seconds; a dump of a day's blocks takes some to load
+DYING = 3                   # seconds that a killed process may take to be gone
 MAX_DUMP = 4 * 2**30        # bytes of hex in the answer of anvil_dumpState
 # anvil's first account, of a mnemonic that everybody knows, and the address of the first contract that it deploys.
 DEPLOYER = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
@@ -59,7 +60,7 @@ class Devnet:
         self._dump = folder / "state.json.gz"
         self._log = folder / "anvil.log"
 
-    def start(self, port: int = 8545, block_time: int = 1) -> DevnetInfo:
+    def start(self, port: int = 8545, block_time: float = 1) -> DevnetInfo:
         """Start it on a port of this machine, mining every `block_time` seconds; a running one is left as it is.
 
         Restores the last dump, deploys the registry where it is not there yet, and writes `policy.toml`.
@@ -69,7 +70,7 @@ class Devnet:
             StorageError: the dump is damaged (it is left as it is), or the disk is full.
             WrongChain: the dump holds a registry of other code.
         """
-        if not 0 < port < 65536 or block_time < 1:
+        if not 0 < port < 65536 or not 0.1 <= block_time <= 3600:
             raise Unavailable(f"port {port} or block time {block_time} is out of range")
         with storage(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,18 @@ class Devnet:
     def status(self) -> DevnetInfo | None:
         """What is running; None where nothing is."""
         running = self._running()
-        return self._info(*running, already_running=True) if running is not None and running[2] else None
+        if running is None or not running[2]:
+            return None
+        try:
+            return self._info(*running, already_running=True)
+        except ChainUnavailable:
+            # A process that was killed closes its port before it is gone.
+            deadline = time.monotonic() + DYING
+            while running[0].alive:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            return None
 
     def checkpoint(self) -> None:
         """Make durable what the chain has now. Concurrent calls queue, so that an older dump never replaces a newer.
@@ -137,7 +149,7 @@ class Devnet:
 
     # Starting
 
-    def _spawn(self, port: int, block_time: int) -> anvil.Process:
+    def _spawn(self, port: int, block_time: float) -> anvil.Process:
         command = [*anvil.find_anvil(self.folder), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--chain-id", str(CHAIN_ID), "--block-time", str(block_time), "--quiet"]
         # anvil would keep the states of old blocks in its home folder; a restored chain has none to offer anyway.

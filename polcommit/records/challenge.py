@@ -10,7 +10,6 @@ from polcommit.records.run import Fingerprint, Manifest, RevealedHead
 from polcommit.records.state import StateIndex, TensorEntry
 from polcommit.records.trees import OpenedLeaf, SampleLeaf, require
 
-
 MAX_DRAWN = 1 << 20     # steps in one challenge; a reader draws before it knows better
 
 

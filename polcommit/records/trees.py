@@ -48,6 +48,10 @@ class SampleLeaf(Record):
     length: int             # bytes of the sample's encoding
     content: Bytes32        # BLAKE3 of the tag 'sample' and the sample's encoding
 
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        require(self.index >= 0 and self.length >= 0, f"sample {self.index} of length {self.length}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate(Record):

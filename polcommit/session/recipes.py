@@ -65,9 +65,13 @@ def make_recipe(name: str, settings: Mapping[str, str], *, data: str | None = No
         raise UsageError(f"recipe {name} needs '{missing[0]}'", hint=f"give --set {missing[0]}=VALUE")
     local = local_values(kind, data)
     try:
-        return kind.from_configuration(tuple(sorted(pairs.items())), **local)
+        recipe = kind.from_configuration(tuple(sorted(pairs.items())), **local)
     except EncodingError as error:
         raise UsageError(error.message, hint="floats are written as 0.1, booleans as true or false") from error
+    for key, value in recipe.configuration():
+        if value == "nan":
+            raise UsageError(f"--set {key}=nan: not a number", hint="no step could be re-executed with it")
+    return recipe
 
 
 def _defaults(kind: type[Recipe]) -> dict[str, str | None]:

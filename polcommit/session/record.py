@@ -13,6 +13,7 @@ re-executes from its last kept state to the end of the journal, and must get eve
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -72,23 +73,20 @@ class RecordedRun:
         registration = run.registration
         assert registration is not None
         set_determinism()
-        self._lock = run.lock()
-        self._lock.__enter__()
-        try:
+        with ExitStack() as held:       # lets go of lock and journal again where the run cannot be opened
+            held.enter_context(run.lock())
             self._run, self._recipe, self._workers = run, recipe, workers
             self._seed = hashes.run_seed(registration.beacon)
             self._engine = Engine(recipe, self._seed)
             self._source = recipe.source()
             self._leaves = run.dataset_leaves()
-            self._journal = run.journal()
+            self._journal = held.enter_context(run.journal())
             self._pending: tuple[FetchedBatch, StepResult] | None = None
             self._checks = SelfChecks(run, recipe, self_check)
             self._closed = False
             self._environment = 0
             self._begin(rollback)
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+            self._held = held.pop_all()
 
     # --- state ------------------------------------------------------------------------------------------------
 
@@ -158,8 +156,7 @@ class RecordedRun:
             self._checks.finish()
         finally:
             self._closed = True
-            self._journal.close()
-            self._lock.__exit__(None, None, None)
+            self._held.close()
 
     def __enter__(self) -> RecordedRun:
         return self
@@ -171,9 +168,8 @@ class RecordedRun:
             self.close()
         else:
             self._checks.stop()
-            self._journal.close()
             self._closed = True
-            self._lock.__exit__(None, None, None)
+            self._held.close()
 
     def _end_step(self) -> None:
         """Commit the step that was run last: capture the state, write the leaf, keep the state where it is due."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit import transcript as hashes
 from polcommit.encoding import encode, tag
-from polcommit.errors import BudgetExhausted, EncodingError, SignatureInvalid, UsageError
+from polcommit.errors import BudgetExhausted
 from polcommit.events import ChainIdentity
 from polcommit.keys import key_id
 from polcommit.opening import frame, opening_blobs
@@ -27,15 +27,16 @@ from polcommit.prover import (
     opened_states,
     opening_purpose,
 )
-from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, Receipt, SealedOpening
+from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening
 from polcommit.replaying import RegenerateJob
 from polcommit.sealing import new_stream_key, seal, seal_stream
 from polcommit.session.connection import Connection
 from polcommit.session.processes import regenerate
+from polcommit.session.receipts import take_receipt as take_receipt
 from polcommit.session.recipes import run_recipe
 from polcommit.session.run import load_run
 from polcommit.session.wire import chunked, message
-from polcommit.signing import opening_message, sign, sign_refusal, verify_receipt
+from polcommit.signing import opening_message, sign, sign_refusal
 from polcommit.storage.blobs import BlobFolder
 from polcommit.storage.runfolder import RunFolder
 from polcommit.storage.types import Disclosed
@@ -112,24 +113,3 @@ def _sealed(
 def _threads(run: Run) -> int | None:
     threads = dict(run.environments[-1][1].items).get("threads", "")
     return int(threads) if threads.isdigit() else None
-
-
-def take_receipt(folder: RunFolder, receipt: Receipt) -> None:
-    """Keep a signed verdict; later openings must include it.
-
-    Raises:
-        UsageError: it is not a verdict about this run by an eligible verifier.
-    """
-    verdict = receipt.verdict
-    registration = folder.registration
-    try:
-        verify_receipt(receipt)
-    except (SignatureInvalid, EncodingError) as error:
-        raise UsageError(f"not a receipt: {error}") from error
-    if registration is None or verdict.run != registration.registered.run or verdict.challenge_id is None:
-        raise UsageError(f"a receipt of run {verdict.run.hex()}, which is not the one in {folder.path}")
-    if folder.manifest.eligible(verdict.verifier) is None:
-        raise UsageError(f"a receipt by {verdict.verifier.hex()}, who is not eligible to challenge this run")
-    folder.write_receipt(verdict.challenge_id, receipt, replace=True)
-
-

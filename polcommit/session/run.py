@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polcommit import transcript as hashes
-from polcommit.encoding import decode, encode
+from polcommit.encoding import decode, digest, encode
 from polcommit.errors import StorageError
 from polcommit.prover import Run
 from polcommit.records import GenesisRecord, StepRecord
+from polcommit.sealing import derive
 from polcommit.storage.journal import read_frames, scan
 from polcommit.storage.runfolder import RunFolder
+from polcommit.storage.types import Registration
 from polcommit.transcript import Transcript
 
 
@@ -28,6 +30,7 @@ def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = N
         raise StorageError(f"{folder.path} is not registered yet", hint="finish it with 'polcommit register'")
     frames = list(read_frames(folder.journal_path))
     _require_records(folder.path, frames)
+    _require_registered(folder, registration, frames)
     dataset = folder.dataset_leaves()
     if hashes.tree_head(dataset) != folder.manifest.dataset:
         raise StorageError(f"{folder.path / 'dataset.leaves'} is damaged", hint="restore it from a copy")
@@ -67,6 +70,23 @@ def drop_extra_states(folder: RunFolder) -> None:
 
 def _unknown_schedule(step: int) -> float:
     raise StorageError(f"the learning rate of step {step} needs the run's recipe")
+
+
+def _require_registered(folder: RunFolder, registration: Registration, frames: list[bytes]) -> None:
+    """Manifest and secret are those that the registration commits to, and the journal begins with both."""
+    blinding = derive(folder.secret, "blinding/manifest")
+    if hashes.manifest_commitment(blinding, folder.manifest) != registration.registered.manifest:
+        raise StorageError(
+            f"manifest, secret and registration in {folder.path} do not belong together: one of them is damaged",
+            hint="restore them from a copy",
+        )
+    if frames:
+        genesis = decode(frames[0], GenesisRecord)
+        expected = (registration.registered.run, digest(folder.manifest), registration.beacon)
+        if (genesis.run, genesis.manifest, genesis.beacon) != expected:
+            raise StorageError(
+                f"the journal in {folder.path} is not of the registered run", hint="restore the folder from a copy"
+            )
 
 
 def _require_records(path: Path, frames: list[bytes]) -> None:

@@ -98,9 +98,7 @@ class SelfChecks:
     def finish(self) -> None:
         """Wait until everything that was queued has been checked."""
         if self._child is not None:
-            assert self._child.stdin is not None
-            self._child.stdin.close()
-            self._child.wait()
+            self._close_pipe()
             self._report()
         self._poll()
         drop_extra_states(self._run)
@@ -109,11 +107,23 @@ class SelfChecks:
         """End the process without waiting for its checks; they stay queued."""
         if self._child is not None:
             self._child.kill()
+            self._close_pipe()
             self._child.wait()
+            for file in (self._output, self._errors):
+                if file is not None:
+                    file.close()
+
+    def _close_pipe(self) -> None:
+        assert self._child is not None and self._child.stdin is not None
+        self._child.stdin.close()
 
     def _report(self) -> None:
+        """Once the process has ended, or its pipe is closed: raise what it found."""
         assert self._child is not None and self._errors is not None and self._output is not None
-        status, self._child = self._child.wait(), None
-        if status != 0:
-            raise reported_error(self._output, self._errors, status)
+        status = self._child.wait()
+        self._close_pipe()
+        self._child = None
+        with self._output, self._errors:
+            if status != 0:
+                raise reported_error(self._output, self._errors, status)
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polcommit import transcript as hashes
-from polcommit.encoding import decode
+from polcommit.encoding import decode, digest, pack, tagged_hash
 from polcommit.errors import PolcommitError
-from polcommit.records import GenesisRecord, StepRecord
+from polcommit.records import GenesisRecord, SampleLeaf, StepRecord
 from polcommit.session.run import load_run
+from polcommit.signing import verify_receipt
 from polcommit.storage.audit import confirm_root
 from polcommit.storage.journal import read_frames, scan
 from polcommit.storage.runfolder import RunFolder
@@ -44,7 +45,10 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
     """Everything that is wrong with the folder, in words: each file is read and compared with what commits to it."""
     checks: list[tuple[str, Callable[[], None]]] = [
         ("run", lambda: _check_run(folder)),
+        ("samples", lambda: _check_samples(folder)),
         ("anchors", lambda: _check_anchors(folder)),
+        ("receipts", lambda: _check_receipts(folder)),
+        ("answers", lambda: None if folder.disclosed() else None),
         *((f"state {step}", _state_check(folder, step)) for step in folder.states.steps()),
     ]
     for position, (what, check) in enumerate(checks):
@@ -57,12 +61,29 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
 
 
 def _check_run(folder: RunFolder) -> None:
-    run = load_run(folder)
-    if len(run.transcript):
-        genesis = decode(run.transcript.record(0), GenesisRecord)
-        registration = folder.registration
-        if registration is None or genesis.run != registration.registered.run or genesis.beacon != registration.beacon:
-            raise PolcommitError("the journal's genesis record is not that of the registration")
+    load_run(folder)
+    settings, manifest = folder.settings, folder.manifest
+    configuration = tagged_hash("configuration", pack(settings.configuration))
+    if settings.recipe != manifest.recipe or configuration != manifest.configuration:
+        raise PolcommitError("settings.json does not hold the registered recipe and configuration")
+
+
+def _check_samples(folder: RunFolder) -> None:
+    """What is kept of each sample's content is what its leaf commits to."""
+    for index, ((content, length), leaf) in enumerate(
+        zip(folder.dataset_contents(), folder.dataset_leaves(), strict=True)
+    ):
+        sample = SampleLeaf(index=index, length=length, content=content)
+        if hashes.sample_leaf(hashes.sample_salt(folder.secret, index), sample) != leaf:
+            raise PolcommitError(f"dataset.contents or dataset.leaves is damaged at sample {index}")
+
+
+def _check_receipts(folder: RunFolder) -> None:
+    for receipt in folder.receipts():
+        try:
+            verify_receipt(receipt)
+        except PolcommitError as error:
+            raise PolcommitError(f"of challenge {receipt.verdict.challenge_id}: {error.message}") from error
 
 
 def _check_anchors(folder: RunFolder) -> None:
@@ -72,6 +93,9 @@ def _check_anchors(folder: RunFolder) -> None:
         if statement.size > len(run.transcript) or run.transcript.head(statement.size).root != statement.root:
             raise PolcommitError(f"the journal is not the one that head {statement.sequence} was anchored for")
         confirm_root(run.transcript.leaf_data(statement.size), statement.root)
+        covered = tuple((first, digest(found)) for first, found in run.environments if first <= statement.steps)
+        if covered != tuple(pair for pair in statement.environments if pair[0] <= statement.steps):
+            raise PolcommitError(f"the environments are not the ones that head {statement.sequence} was anchored for")
 
 
 def _state_check(folder: RunFolder, step: int) -> Callable[[], None]:

@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("world"))
     home = made.home("operator")
     home.mkdir(parents=True)
-    started = made.cli("operator", "devnet", "start", "--port", free_port(), "--json").require(0)
+    started = made.cli("operator", "devnet", "start", "--port", free_port(), "--block-time", 0.25, "--json").require(0)
     made.rpc = started.json["rpc"]
     made.chain = Devnet(home / "devnet")
     try:

@@ -34,7 +34,7 @@ def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devnet]:
     """A running devnet that nobody kills."""
     require_anvil()
     chain = Devnet(tmp_path_factory.mktemp("devnet"))
-    chain.start(port=free_port(), block_time=1)
+    chain.start(port=free_port(), block_time=0.25)
     yield chain
     chain.stop()
 

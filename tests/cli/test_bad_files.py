@@ -1,0 +1,540 @@
+"""Missing, empty, truncated, foreign and tampered files, for every command that reads one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import World, register
+from shell import Result, all_of, assert_one_line, ok, polcommit
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00"
+FOREIGN = {
+    "empty": b"",
+    "one byte": b"\x00",
+    "random bytes": secrets.token_bytes(3000),
+    "png": PNG,
+    "json": b'{"polcommit": [1, 2, 3]}',
+    "pickle": pickle.dumps({"state": list(range(100))}),
+    "a length and nothing": b"\xff\xff\xff\xff",
+    "zeros": bytes(5000),
+    "text": "größer als nichts\n".encode() * 20,
+    "deep": b"\x91" * 100_000,
+}
+
+
+def foreign(folder: Path, **more: bytes) -> dict[str, Path]:
+    """A file of each kind, and the path of none."""
+    found = {"missing": folder / "missing", "under a file": folder / "empty" / "x"}
+    for name, content in (FOREIGN | more).items():
+        found[name] = folder / name.replace(" ", "-")
+        found[name].write_bytes(content)
+    return found
+
+
+def truncated(path: Path, *, least: int = 1) -> dict[str, bytes]:
+    data = path.read_bytes()
+    lengths = (least, least + 3, 21 + least, len(data) // 2, len(data) - 1)
+    return {f"first {length} bytes": data[:length] for length in lengths if length < len(data)}
+
+
+def flipped(path: Path, *places: float) -> dict[str, bytes]:
+    data = path.read_bytes()
+    found = {}
+    for place in places:
+        at = min(int(place * len(data)), len(data) - 1)
+        found[f"byte {at} flipped"] = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    return found
+
+
+def named(path: Path) -> str:
+    return path.name
+
+
+# --- files that are read -------------------------------------------------------------------------------------
+
+
+def test_verify_says_that_it_is_no_bundle(world: World, tmp_path: Path) -> None:
+    others = {"a request": world.request, "an opening": world.opening, "a receipt": world.receipt}
+    others["a manifest"] = world.run / "manifest"
+    cases = foreign(tmp_path) | others
+
+    def check(path: Path) -> None:
+        assert_one_line(world("verify", path, "--policy", world.policy), 3, named(path))
+
+    all_of(cases, check)
+    assert_one_line(world("verify", tmp_path), 2, str(tmp_path))
+
+
+def test_verify_rejects_a_bundle_that_was_cut_or_changed(world: World, tmp_path: Path) -> None:
+    bad = truncated(world.evidence, least=21) | flipped(world.evidence, 0, 0.001, 0.01, 0.2, 0.99)
+    bad["bytes behind it"] = world.evidence.read_bytes() + b"\x00"
+    paths = {}
+    for name, data in bad.items():
+        paths[name] = tmp_path / name.replace(" ", "-")
+        paths[name].write_bytes(data)
+
+    def check(path: Path) -> None:
+        result = world("verify", path, "--policy", world.policy)
+        if path.read_bytes()[:21] != world.evidence.read_bytes()[:21]:
+            assert_one_line(result, 3, named(path))
+            return
+        assert result.status == 1, str(result)
+        assert result.out.startswith("REJECTED") and result.err == "", str(result)
+
+    all_of(paths, check)
+
+
+def test_inspect(world: World, tmp_path: Path) -> None:
+    cut = truncated(world.request) | {f"bundle, {name}": data for name, data in truncated(world.evidence).items()}
+    cut = {name: data for name, data in cut.items() if len(data) < 2000}    # contents behind the record are not shown
+
+    def check(path: Path) -> None:
+        assert_one_line(world("inspect", path), 3, named(path))
+
+    all_of(foreign(tmp_path, **cut), check)
+    assert_one_line(world("inspect", tmp_path), 2, str(tmp_path))
+    assert_one_line(world("inspect", world.run / "secret"), 3, "secret")
+    assert_one_line(world("inspect", world.run / "journal"), 3, "journal")
+
+
+def test_challenge_with_an_opening_that_is_none(world: World, tmp_path: Path) -> None:
+    cases = foreign(tmp_path, **truncated(world.opening))
+    cases |= {"a request": world.request, "a bundle": world.evidence, "a receipt": world.receipt}
+    out = tmp_path / "evidence"
+
+    def check(path: Path) -> None:
+        assert_one_line(world("challenge", world.id, "--opening", path, "--out", out), 3)
+
+    all_of(cases, check)
+    assert not out.exists()
+    assert_one_line(world("challenge", world.id, "--opening", tmp_path), 2, str(tmp_path))
+
+
+def test_challenge_with_an_opening_that_was_changed_does_not_cost_the_draw(world: World, tmp_path: Path) -> None:
+    """What does not decrypt is not the prover's answer: no verdict, and the honest opening still counts."""
+    out = tmp_path / "evidence"
+    for name, data in flipped(world.opening, 0.002, 0.5, 0.9999).items():
+        bad = tmp_path / name
+        bad.write_bytes(data)
+        assert_one_line(world("challenge", world.id, "--opening", bad, "--out", out), 3)
+        assert not out.exists()
+    pending = world.home / "challenges" / world.id / "2"
+    assert (pending / "request").exists() and not (pending / "receipt").exists()
+
+
+def test_challenge_with_an_opening_of_another_run(world: World, tmp_path: Path) -> None:
+    assert_one_line(world("challenge", "ab" * 32, "--opening", world.opening), 3, "no challenge 2")
+
+
+def test_a_released_model_that_is_none(world: World, tmp_path: Path) -> None:
+    cases = foreign(tmp_path, cut=b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+
+    def check(path: Path) -> None:
+        status = 3 if not path.is_file() else 2
+        for words in (("challenge", world.id, "--count", 1, "--request", tmp_path / "r"), ("verify", world.evidence)):
+            result = world(*words, "--policy", world.policy, "--model", path)
+            assert_one_line(result, status, named(path))
+
+    all_of(cases, check)
+    assert not (tmp_path / "r").exists()
+
+
+def test_respond_to_a_request_that_is_none(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "opening"
+    cases = foreign(tmp_path, **truncated(world.request))
+    cases |= {"an opening": world.opening, "a bundle": world.evidence, "a receipt": world.receipt}
+
+    def check(path: Path) -> None:
+        assert_one_line(world("respond", world.run, "--request", path, "--out", out), 3, named(path))
+
+    all_of(cases, check)
+    assert not out.exists()
+
+
+def test_respond_to_a_request_that_was_changed(world: World, tmp_path: Path) -> None:
+    """Other bytes are another request than the one on the ledger: refused, and nothing is disclosed."""
+    run = world.copy(tmp_path)
+    before = sorted(path.name for path in (run / "disclosed").iterdir())
+    for name, data in flipped(world.request, 0.1, 0.35, 0.5, 0.7, 0.999).items():
+        bad = tmp_path / name
+        bad.write_bytes(data)
+        result = world("respond", run, "--request", bad, "--out", tmp_path / "opening", "--key", "alice")
+        assert_one_line(result, {1, 3})
+    assert not (tmp_path / "opening").exists()
+    assert sorted(path.name for path in (run / "disclosed").iterdir()) == before
+
+
+def test_respond_with_a_receipt_that_is_none(world: World, tmp_path: Path) -> None:
+    run = world.copy(tmp_path)
+    cases = foreign(tmp_path, **truncated(world.receipt))
+    cases |= {"an opening": world.opening, "a bundle": world.evidence, "a request": world.request}
+    before = (run / "receipts" / "1").read_bytes()
+
+    def check(path: Path) -> None:
+        assert_one_line(world("respond", run, "--receipt", path), 3, named(path))
+
+    all_of(cases, check)
+    for name, data in flipped(world.receipt, 0.2, 0.6, 0.999).items():
+        (tmp_path / name).write_bytes(data)
+        assert_one_line(world("respond", run, "--receipt", tmp_path / name), {2, 3})
+    assert (run / "receipts" / "1").read_bytes() == before
+
+
+def test_respond_on_a_pipe_that_carries_something_else(world: World) -> None:
+    for name, data in FOREIGN.items():
+        result = world("respond", world.run, "--stdio", input=data)
+        assert_one_line(result, 3, "request")
+        if name == "random bytes":
+            break       # the others are the same code as a file's
+
+
+def test_register_with_a_card_that_is_none(world: World, tmp_path: Path) -> None:
+    card = world.home / "keys" / "vera" / "public.json"
+    more = truncated(card) | {"twice": card.read_bytes() * 2}
+    more["with more"] = json.dumps(json.loads(card.read_text()) | {"more": 1}).encode()
+    more["short key"] = json.dumps(json.loads(card.read_text()) | {"signing": "ab"}).encode()
+    cases = foreign(tmp_path, **more) | {"folder": tmp_path}
+
+    def check(path: Path) -> None:
+        assert_one_line(register(world.home, tmp_path / "run", "--verifier", path), 2, named(path))
+
+    del cases["deep"]
+    all_of(cases, check)
+    prover = world.home / "keys" / "alice" / "public.json"
+    for card in (prover, "alice"):
+        assert_one_line(register(world.home, tmp_path / "run", "--verifier", card), 2, "prover's card")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_is_no_file_of_ours(world: World, tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        assert_one_line(world("verify", world.evidence, "--policy", path), 2, named(path))
+
+    all_of(foreign(tmp_path, nested=b"x = " + b"[" * 50_000, long=b"x = " + b"9" * 10_000), check)
+
+
+def test_a_keystore_that_is_none(world: World, tmp_path: Path) -> None:
+    good = world.home / "keys" / "alice" / "account.json"
+    huge = json.loads(good.read_text())
+    huge["crypto"]["kdfparams"]["n"] = 2**40
+    more = {"card": (good.parent / "public.json").read_bytes(), "huge": json.dumps(huge).encode()}
+    cases = foreign(tmp_path, **truncated(good), **more)
+    env = {"POLCOMMIT_PASSPHRASE": "x"}
+
+    def check(path: Path) -> None:
+        assert_one_line(world("anchor", world.run, "--account", path, env=env), 3)
+
+    all_of(cases, check)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------
+
+FOLDERS = ("anchor", "record", "status", "respond", "challenge")
+
+
+def test_a_run_folder_that_is_none(world: World, tmp_path: Path) -> None:
+    """Missing, empty, somebody else's, a file in its place, and a registration that was never finished."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    shutil.copytree(world.run, tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "registration").unlink()
+    (tmp_path / "file").write_bytes(b"not a folder")
+    more = {"respond": ("--request", world.request, "--out", tmp_path / "o"), "challenge": ("--count", 1)}
+    cases = {f"{verb} {name}": (verb, name) for verb in FOLDERS for name in ("missing", "empty", "other", "file")}
+    cases |= {f"{verb} unfinished": (verb, "unfinished") for verb in FOLDERS if verb != "status"}
+
+    def check(case: tuple[str, str]) -> None:
+        verb, name = case
+        result = world(verb, tmp_path / name, *more.get(verb, ()))
+        usage = name == "file" or (name, verb) == ("missing", "challenge")
+        assert_one_line(result, 2 if usage else 3, name)
+
+    all_of(cases, check)
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+    assert list((tmp_path / "other").iterdir()) == [tmp_path / "other" / "notes.txt"]
+
+
+def test_register_never_overwrites(world: World, tmp_path: Path) -> None:
+    run = world.copy(tmp_path)
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    assert_one_line(register(world.home, run), 3, "already holds a run")
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+    (tmp_path / "file").write_bytes(b"mine")
+    assert_one_line(register(world.home, tmp_path / "file"), 2, "file")
+    assert_one_line(register(world.home, tmp_path / "file" / "run"), 3, "file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    assert_one_line(register(world.home, tmp_path / "other"), 3, "other files")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "contains"),
+    [
+        (("--recipe", "chess"), 2, "chess"),
+        (("--recipe", "json:JSONDecoder"), 2, "json:JSONDecoder"),
+        (("--recipe", "no.such.module:Class"), {2, 3}, "no.such.module"),
+        (("--recipe", "digits:"), {2, 3}, "digits:"),
+        (("--recipe", "gpt"), 2, "data"),
+        (("--recipe", "gpt", "--data", "missing.txt"), {2, 3}, "missing.txt"),
+        (("--recipe", "gpt", "--data", "."), {2, 3}, ""),
+        (("--recipe", "digits", "--data", "x"), 2, "data"),
+        (("--recipe", "digits", "--set", "peak"), 2, "peak"),
+        (("--recipe", "digits", "--set", "=1"), 2, "=1"),
+        (("--recipe", "digits", "--set", "colour=red"), 2, "colour"),
+        (("--recipe", "digits", "--set", "peak=high"), 2, "peak"),
+        (("--recipe", "digits", "--set", "peak=nan"), 2, "peak"),
+        (("--recipe", "digits", "--set", "width=1.5"), 2, "width"),
+        (("--recipe", "digits", "--set", "batch=0"), 2, "batch"),
+        (("--recipe", "digits", "--batch", "100000"), 2, "100000"),
+        (("--recipe", "digits", "--set", "accumulation=7"), 2, "7"),
+        (("--recipe", "digits", "--steps", "0"), 2, "--steps"),
+        (("--recipe", "digits", "--keep", "0"), 2, "--keep"),
+        (("--recipe", "digits", "--budget-steps", "-1"), 2, "--budget-steps"),
+        (("--recipe", "digits", "--key", "nobody"), 3, "nobody"),
+        (("--recipe", "digits", "--key", "vera"), 2, "vera"),
+        (("--recipe", "digits", "--verifier", "nobody"), 2, "nobody"),
+    ],
+)
+def test_register_with_bad_terms(
+    world: World, tmp_path: Path, words: tuple[str, ...], status: int | set[int], contains: str
+) -> None:
+    assert_one_line(world("register", tmp_path / "run", *words, cwd=tmp_path), status, contains)
+    assert not (tmp_path / "run" / "manifest").exists()
+
+
+def test_an_unfinished_registration_is_finished_as_it_was_begun(world: World, tmp_path: Path) -> None:
+    run = world.copy(tmp_path)
+    (run / "registration").unlink()
+    assert_one_line(register(world.home, run, "--keep", 6), 2, "--keep")
+    assert_one_line(register(world.home, run, "--set", "peak=0.1", "--allow-clear-openings"), 2, "peak")
+    assert_one_line(register(world.home, run), 2, "clear openings")
+    done = json.loads(ok(register(world.home, run, "--allow-clear-openings", "--json")).out)
+    assert done["run"] == world.id      # the transaction that was sent before
+    assert (run / "registration").read_bytes() == (world.run / "registration").read_bytes()
+
+
+# --- a damaged run folder --------------------------------------------------------------------------------------
+
+FILES = (
+    "manifest", "secret", "settings.json", "dataset.leaves", "dataset.contents", "registration", "journal",
+    "anchors/1.head", "anchors/1.anchored", "environments/0", "disclosed/1", "receipts/1", "states/4",
+)  # fmt: skip
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda data: None,
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "flipped": lambda data: data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 4]) + data[len(data) // 3 + 1 :],
+    "foreign": lambda data: PNG,
+}
+
+
+def damaged(world: World, folder: Path, file: str, how: str) -> Path:
+    run = shutil.copytree(world.run, folder / f"{file.replace('/', '-')}-{how}")
+    content = DAMAGE[how]((run / file).read_bytes())
+    (run / file).unlink() if content is None else (run / file).write_bytes(content)
+    return run
+
+
+def test_status_check_finds_every_damage(world: World, tmp_path: Path) -> None:
+    """Also in what is rarely read. 1: compared and wrong; 3: so damaged that it cannot even be compared."""
+    # which heads are anchored and which challenges are answered, the folder alone cannot know
+    optional = {"anchors/1.anchored", "disclosed/1", "receipts/1"}
+    cases = {f"{file}, {how}": (file, how) for file in FILES for how in DAMAGE if (how, file in optional) != ("missing", True)}
+
+    def check(case: tuple[str, str]) -> None:
+        run = damaged(world, tmp_path, *case)
+        result = world("status", run, "--check")
+        if result.status == 1:
+            assert "damage:" in result.out and "Traceback" not in result.err, str(result)
+        else:
+            assert_one_line(result, 3)
+
+    all_of(cases, check)
+
+
+@pytest.mark.parametrize("verb", ["anchor", "record", "respond"])
+def test_nothing_goes_on_from_a_damaged_folder(world: World, tmp_path: Path, verb: str) -> None:
+    needed = {
+        "anchor": ("manifest", "secret", "settings.json", "registration", "journal", "anchors/1.head", "dataset.leaves"),
+        "record": ("settings.json", "dataset.leaves", "registration", "journal", "states/12"),
+        "respond": ("secret", "journal", "dataset.contents", "anchors/1.head", "states/8"),
+    }[verb]
+    ways = tuple(DAMAGE) if verb == "anchor" else ("half",)
+    more = ("--request", world.request, "--out", tmp_path / "opening") if verb == "respond" else ()
+    cases = {f"{file}, {how}": (file, how) for file in needed for how in ways}
+
+    def check(case: tuple[str, str]) -> None:
+        run = damaged(world, tmp_path, *case)
+        before = (run / "journal").read_bytes() if (run / "journal").exists() else None
+        if verb == "respond":
+            shutil.rmtree(run / "disclosed")
+        assert_one_line(world(verb, run, *more), {2, 3})
+        assert ((run / "journal").read_bytes() if (run / "journal").exists() else None) == before
+        assert not (tmp_path / "opening").exists()
+
+    all_of(cases, check)
+
+
+# --- files that are written ------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_paid_for(world: World, tmp_path: Path) -> None:
+    known = sorted((world.home / "challenges" / world.id).iterdir())
+    nowhere = tmp_path / "no" / "such" / "file"
+    ask = ("challenge", world.id, "--count", 1)
+    for words in (
+        (*ask, "--request", nowhere),
+        (*ask, "--prover", "true", "--out", nowhere),
+        (*ask, "--prover", "true", "--receipt", nowhere),
+        ("respond", world.run, "--request", world.request, "--out", nowhere),
+    ):
+        assert_one_line(world(*words), 3, str(nowhere))
+    assert_one_line(world(*ask, "--request", tmp_path), 2, str(tmp_path))
+    assert sorted((world.home / "challenges" / world.id).iterdir()) == known
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user on this machine, so it is for root")
+def test_files_of_somebody_else(world: World, tmp_path: Path) -> None:
+    nobody = 65534
+    probe = polcommit("--version", user=nobody, cwd=Path("/"))
+    if probe.status != 0:
+        pytest.skip("another user cannot run this Python")
+    shared = Path("/tmp") / f"polcommit-test-{secrets.token_hex(8)}"    # noqa: S108  (others cannot enter tmp_path)
+    shared.mkdir(mode=0o777)
+    try:
+        shutil.copytree(world.run, shared / "run")
+        shutil.copy(world.evidence, shared / "evidence")
+        (shared / "evidence").chmod(0o600)
+        shared.chmod(0o755)
+        (shared / "home").mkdir(mode=0o700)
+
+        def as_nobody(*words: object) -> Result:
+            return polcommit(*words, home=shared / "nobody", user=nobody, cwd=shared)
+
+        for words, contains in (
+            (("verify", shared / "evidence"), "evidence"),
+            (("inspect", shared / "evidence"), "evidence"),
+            (("respond", shared / "run", "--receipt", shared / "evidence"), "evidence"),
+            (("anchor", shared / "run"), ""),
+            (("keys", "new", "x", "--role", "prover", "--no-passphrase"), "permission denied"),
+            (("devnet", "start"), "permission denied"),
+        ):
+            result = as_nobody(*words)
+            assert_one_line(result, {2, 3}, contains)
+        (shared / "run" / "manifest").chmod(0o600)
+        for verb in ("status", "anchor", "record"):
+            assert_one_line(as_nobody(verb, shared / "run"), 3, "manifest")
+        home = {"home": shared / "home", "user": nobody, "cwd": shared}
+        for words in (("keys", "list"), ("keys", "show", "x"), ("verify", shared / "evidence"), ("devnet", "status")):
+            assert_one_line(polcommit(*words, **home), 3)   # type: ignore[arg-type]
+    finally:
+        shutil.rmtree(shared)
+
+
+# --- the prover's command --------------------------------------------------------------------------------------
+
+PYTHON = sys.executable
+
+
+def test_a_prover_that_does_not_answer(world: World, tmp_path: Path) -> None:
+    """Each loses nothing but time: the challenge is the same one, resumed."""
+    out = tmp_path / "evidence"
+    half = tmp_path / "half"
+    half.write_bytes(world.opening.read_bytes()[: world.opening.stat().st_size // 2])
+    provers = {
+        "no such command": "/nowhere/polcommit respond",
+        "not a program": f"{world.request}",
+        "exits at once": "true",
+        "fails": f"{PYTHON} -c 'import sys; sys.stderr.write(\"polcommit: the GPU is on fire\\n\"); sys.exit(3)'",
+        "prints garbage": "echo hello verifier, here is what you wanted to know",
+        "prints a huge length": "printf \\377\\377\\377\\377",
+        "hangs up after half": f"cat {half}",
+        "closes early": f"{PYTHON} -c 'import sys, os; sys.stdin.buffer.read(4); os.close(1); sys.stdin.buffer.read()'",
+        "another's answer": f"cat {world.evidence}",
+        "escape sequences": "printf '\\033[2J\\033[1;1H' 1>&2",
+    }
+    before = set((world.home / "challenges" / world.id).iterdir())
+    for name, command in provers.items():
+        # the same challenge again and again: resumed, not paid for anew
+        result = world("challenge", world.id, "--resume", 2, "--prover", command, "--out", out)
+        assert_one_line(result, 3)
+        assert "--resume 2" in result.err or "resume the challenge" in result.err, f"{name}: {result}"
+        assert "\x1b" not in result.err
+        if name == "fails":
+            assert "the GPU is on fire" in result.err.splitlines()[-2]
+    assert not out.exists()
+    assert set((world.home / "challenges" / world.id).iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "contains"),
+    [
+        (("{id}",), 2, "nobody is there to answer"),
+        (("{id}", "--prover", "true"), 2, "how many steps"),
+        (("{id}", "--prover", ""), 2, "--prover"),
+        (("{id}", "--prover", "'unbalanced"), 2, "--prover"),
+        (("{id}", "--prover", "true", "--request", "r", "--count", "1"), 2, "exclude"),
+        (("{id}", "--prover", "true", "--opening", "r"), 2, "exclude"),
+        (("{id}", "--prover", "true", "--count", "1", "--detect", "0.5"), 2, "exclude"),
+        (("{id}", "--prover", "true", "--fraction", "0.5", "--count", "1"), 2, "--fraction"),
+        (("{id}", "--prover", "true", "--detect", "2"), 2, "2.0"),
+        (("{id}", "--prover", "true", "--detect", "nan"), 2, "nan"),
+        (("{id}", "--prover", "true", "--detect", "0.9", "--fraction", "0"), 2, "fraction"),
+        (("{id}", "--prover", "true", "--detect", "0.9", "--fraction", "nan"), 2, "fraction"),
+        (("{id}", "--prover", "true", "--count", "13"), 2, "12 steps"),
+        (("{id}", "--prover", "true", "--steps", "0"), 2, "steps count from 1"),
+        (("{id}", "--prover", "true", "--steps", "13"), 2, "12 steps"),
+        (("{id}", "--prover", "true", "--steps", "5-3"), 2, "5-3"),
+        (("{id}", "--prover", "true", "--steps", "²"), 2, "--steps"),
+        (("{id}", "--prover", "true", "--steps", "1,,2"), 2, "--steps"),
+        (("{id}", "--prover", "true", "--steps", "1-"), 2, "--steps"),
+        (("{id}", "--prover", "true", "--steps", "-4"), 2, "--steps"),
+        (("{id}", "--prover", "true", "--steps", "top-q", "--count", "1"), 2, "top-q"),
+        (("{id}", "--prover", "true", "--steps", "1-99999999999999"), 2, "too many"),
+        (("{id}", "--prover", "true", "--count", "1", "--head", "7"), 2, "no head 7"),
+        (("{id}", "--prover", "true", "--resume", "1"), 2, "has its verdict"),
+        (("{id}", "--prover", "true", "--resume", "77"), 3, "no challenge 77"),
+        (("{id}", "--prover", "true", "--count", "1", "--key", "alice"), 2, "alice"),
+        (("{id}", "--prover", "true", "--count", "1", "--threads", "0"), 2, "--threads"),
+        (("0x1234", "--prover", "true", "--count", "1"), 2, "0x1234"),
+        (("zz" * 32, "--prover", "true", "--count", "1"), 2, "zz"),
+        (("ab" * 32, "--prover", "true", "--count", "1"), 2, "no anchored head"),
+    ],
+)
+def test_challenge_with_bad_wishes(
+    world: World, tmp_path: Path, words: tuple[str, ...], status: int, contains: str
+) -> None:
+    """Each is answered before a challenge is sent and paid for."""
+    before = set((world.home / "challenges" / world.id).iterdir())
+    filled = [word.format(id=world.id) for word in words]
+    assert_one_line(world("challenge", *filled, cwd=tmp_path), status, contains)
+    assert set((world.home / "challenges" / world.id).iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--stdio", "--request", "r", "--out", "o"),
+        ("--request", "r"),
+        ("--out", "o"),
+    ],
+)
+def test_respond_with_bad_wishes(world: World, words: tuple[str, ...]) -> None:
+    assert_one_line(world("respond", world.run, *words), 2, "--request")
+
+
+def test_an_answered_challenge_of_a_run_that_permits_no_clear_openings(world: World, tmp_path: Path) -> None:
+    """A bundle with openings goes through `--replay` too, without keys."""
+    result = ok(world("verify", world.evidence, "--replay", "--policy", world.home / "devnet" / "policy.toml", "--json"))
+    assert json.loads(result.out)["verdict"] == "accepted"
+    assert_one_line(world("verify", world.evidence, "--policy", world.home / "devnet" / "policy.toml"), 3, "does not trust")
