@@ -28,9 +28,10 @@ from polcommit.session.answer import Options, verify_answer
 from polcommit.session.challenge import Ask, Verifier
 from polcommit.session.connection import Connection, connect, devnet_folder, load_policy
 from polcommit.session.pending import ChallengeFolder, Challenges
+from polcommit.session.receipts import take_receipt
 from polcommit.session.record import record
 from polcommit.session.released import read_model
-from polcommit.session.respond import respond, take_receipt
+from polcommit.session.respond import respond
 from polcommit.spoofs import interpolation, replayed_anchor
 from polcommit.storage.runfolder import RunFolder
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from polcommit import merkle, prf
 from polcommit import transcript as hashes
-from polcommit.draws import Drawn, Ledger, challenge_event, counted_challenges, require_final, resolve
+from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, require_final, resolve
 from polcommit.encoding import Record, decode, digest, pack, tagged_hash
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
 from polcommit.events import Anchored, ChainIdentity, Challenged, Registered
@@ -262,7 +262,7 @@ class PublicChecks:
             if other.id >= event.id:
                 continue
             found = receipts.pop(other.id, None)
-            answered = found is not None and self._answers(found.verdict, other)
+            answered = found is not None and answers(found.verdict, other)
             if found is not None and answered:
                 verdicts.append(found.verdict)
             outcome = found.verdict.verdict if found is not None and answered else "unanswered"
@@ -270,11 +270,6 @@ class PublicChecks:
         if receipts:
             raise Refuted("V6", "receipts", expected="only of earlier challenges", found=sorted(receipts))
         self.established.earlier, self.established.verdicts = tuple(earlier), tuple(verdicts)
-
-    @staticmethod
-    def _answers(verdict: Verdict, event: Challenged) -> bool:
-        asked = digest(verdict.request) if verdict.request is not None else b""
-        return (verdict.run, verdict.verifier, asked) == (event.run, event.verifier, event.request)
 
     # --- V7 ---------------------------------------------------------------------------------------------------
 
@@ -376,7 +371,7 @@ def require_outer_signature(chain: ChainIdentity, event: Anchored, envelope: Env
 
 def sealed_digest(envelope: Envelope) -> bytes:
     """SHA-256 over an envelope's ciphertexts, as the outer signature covers them."""
-    return tagged_hash("payload", pack([(sealed.recipient, sealed.ciphertext) for sealed in envelope.sealed]))
+    return tagged_hash("envelope", pack([(sealed.recipient, sealed.ciphertext) for sealed in envelope.sealed]))
 
 
 def environment_epoch(statement: Statement, step: int) -> int:

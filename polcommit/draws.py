@@ -13,7 +13,7 @@ from polcommit import transcript as hashes
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Registered
-from polcommit.records import Challenge, Manifest, Statement
+from polcommit.records import Challenge, Manifest, Statement, Verdict
 from polcommit.sampling import draw, kept_steps, opened_kept
 from polcommit.signing import challenge_message, verify
 
@@ -72,6 +72,12 @@ def counted_challenges(
             continue        # by rule an event without an eligible verifier's valid signature is ignored
         counted.setdefault((event.verifier, event.commitment, event.request, event.nonce_commitment), event)
     return tuple(counted.values())
+
+
+def answers(verdict: Verdict, event: Challenged) -> bool:
+    """Whether a verdict is the answer to this challenge: same run, same verifier, same request."""
+    asked = digest(verdict.request) if verdict.request is not None else b""
+    return (verdict.run, verdict.verifier, asked) == (event.run, event.verifier, event.request)
 
 
 def challenge_event(

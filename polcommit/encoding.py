@@ -41,7 +41,7 @@ TAGS = frozenset(
         "salt/dataset", "salt/transcript", "blinding/manifest", "blinding/head",
         # hashes of records and of content
         "record", "manifest", "commitment", "samples", "batch", "sample", "configuration", "source", "tensor",
-        "payload",
+        "payload", "envelope",
         # signatures
         "sign/statement", "sign/envelope", "sign/challenge", "sign/opening", "sign/refusal", "sign/verdict",
         # HPKE info and payload context

@@ -33,6 +33,7 @@ class Judgement:
     findings: tuple[Finding, ...]
     checks: tuple[tuple[str, str], ...]
     claimed: Verdict                        # the signed verdict in the bundle
+    basis: str = "none"                     # of an accepted one: 'bit-exact'
 
 
 #: Steps without which no run is accepted: V11 only steers, and V13 needs a released model to compare.
@@ -190,7 +191,7 @@ def _replayed(evidence: Evidence, checks: dict[str, str], replay: Replay) -> Jud
     own = replay(challenge, evidence)
     for name, outcome in own.checks:
         checks[name] = {"passed": HERE, "failed": FAILED}.get(outcome, outcome)
-    return Judgement(own.verdict, own.findings, tuple(checks.items()), evidence.receipt.verdict)
+    return Judgement(own.verdict, own.findings, tuple(checks.items()), evidence.receipt.verdict, own.basis)
 
 
 def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgement:
@@ -210,7 +211,8 @@ def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgem
             Finding(check="V6", what="probability of detection", step=None, expected=wanted, found=bought),
         )
         verdict = "inconclusive"
-    return Judgement(verdict, findings, tuple(checks.items()), claimed)
+    basis = claimed.basis if verdict == "accepted" else "none"
+    return Judgement(verdict, findings, tuple(checks.items()), claimed, basis)
 
 
 def _bought(claimed: Verdict, policy: Policy) -> float:

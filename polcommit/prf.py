@@ -16,6 +16,8 @@ A label goes with counters or with names, never with both, and always with the s
     "order"    epoch                    word i is the sort key of sample i
     "sample"   step, position           word 0 seeds whatever is random about fetching that item
     "step"     step, micro-batch        word 0 seeds whatever is random about that forward pass
+    "dropout"  step, micro-batch, call  as 32-bit words: which elements that call drops (`training.randomness`)
+    "sketch"   none; another seed       bit j of word i is the sign of element i in sketch j (`training.sketch`)
     "weights"  (name) of a tensor       as many as its initialiser takes
 
 *Draws*, for which steps are challenged: whole numbers below a bound, by rejection from a SHA-256 counter

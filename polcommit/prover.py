@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from polcommit import prf
 from polcommit import transcript as hashes
 from polcommit.disclosure import sealed_digest
-from polcommit.draws import Drawn, Ledger, challenge_event, resolve
+from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, resolve
 from polcommit.encoding import decode, digest, encode
 from polcommit.errors import BudgetExhausted, Refuted, UsageError
 from polcommit.events import ChainIdentity
@@ -30,6 +30,7 @@ from polcommit.records import (
     OpenedSample,
     OpenedState,
     Openings,
+    Receipt,
     RevealedHead,
     SampleLeaf,
     Sealed,
@@ -207,6 +208,22 @@ def require_budget(
                 f"budget exhausted: {needed} {what} would be disclosed to this verifier, the manifest allows {allowed}",
                 hint="ask for fewer steps; the budget was fixed at registration",
             )
+
+
+def receipts_that_count(
+    run: Run, ledger: Ledger, chain: ChainIdentity, before: int
+) -> dict[int, bytes]:
+    """The stored verdicts that answer a counted challenge with an id below `before`: all that an opening includes.
+
+    A verdict that names another's challenge, or an event that does not count, is nobody's answer.
+    """
+    counted = counted_challenges(chain, run.manifest, ledger.challenges(run.id))
+    found = {}
+    for event in counted:
+        raw = run.receipts.get(event.id) if event.id < before else None
+        if raw is not None and answers(decode(raw, Receipt).verdict, event):
+            found[event.id] = raw
+    return found
 
 
 def make_disclosure(run: Run, challenge: Challenge, drawn: Drawn) -> Disclosure:

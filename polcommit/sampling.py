@@ -1,4 +1,4 @@
-"""Randomness and nonce in, steps out; and what a draw of that size detects (spec §5.2, soundness §1).
+"""Randomness and nonce in, steps out; and what a draw of that size detects (spec §5.2).
 
 The figure counts uniformly drawn steps only. It says how likely a draw meets at least one of m forged steps,
 not how m relates to the cost of forging.

@@ -648,6 +648,13 @@ IMPOSSIBLE: dict[str, tuple[type[Record], dict[str, Any]]] = {
     "recipients are sorted": (Statement, {"recipients": (bytes(32), bytes(32))}),
     "unknown strategy 'best'": (Request, {"strategy": "best"}),
     "a challenge of 0 steps": (Request, {"count": 0}),
+    "a challenge of 1048577 steps": (Request, {"count": (1 << 20) + 1}),
+    "of length -1": (records.SampleLeaf, {"length": -1}),
+    "sample -1 of": (records.SampleLeaf, {"index": -1}),
+    "a disclosure budget is not negative": (records.Eligible, {"steps": -1}),
+    "a sketch has 64 values, not 63": (records.Sketch, {"values": (0.0,) * 63}),
+    "unknown reason 'mood'": (records.Refusal, {"reason": "mood"}),
+    "at most 1,000 characters": (records.Refusal, {"detail": "x" * 1001}),
     "listed steps rise from 1": (Request, {"strategy": "list", "count": 2, "steps": (2, 2)}),
     "listed steps disagree": (Request, {"strategy": "list", "count": 1, "steps": ()}),
     "an accepted run has no findings": (Verdict, {"verdict": "accepted"}),
@@ -821,7 +828,7 @@ def test_golden_records_decode(name: str) -> None:
     assert decode(data, type(record)) == record
 
 
-def test_openings_are_told_apart_by_their_length_alone() -> None:
+def test_a_record_without_a_tag_is_known_by_its_fields() -> None:
     """Records without a tag are parts of others; as such they must have the right number of fields."""
     with pytest.raises(EncodingError, match="3 fields instead of 2"):
         decode(encode(OpenedLeaf(index=1, salt=bytes(32), record=b"")), TreeHead)

@@ -141,7 +141,7 @@ def test_entries_outside_a_section(text: str) -> None:
 
 
 def test_what_is_not_toml() -> None:
-    with pytest.raises(UsageError, match="mine.toml is not TOML"):
+    with pytest.raises(UsageError, match=r"mine\.toml is not TOML"):
         parse("[chain", name="mine.toml")
 
 

@@ -196,7 +196,9 @@ def test_nan_losses_agree_with_themselves() -> None:
 # --- V1: messages ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: data + b"\xc0", lambda _: b"\x90", lambda _: b""])
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-1], lambda data: data + b"\xc0", lambda _: b"\x90", lambda _: b""]
+)
 def test_v1_a_disclosure_that_does_not_parse(honest: Honest, spoil: Any) -> None:
     verification = Verification(
         policy=policy_for(honest.scene.ledger),
@@ -636,7 +638,9 @@ def test_v5_a_leaf_in_the_place_of_another(honest: Honest) -> None:
     rejected(honest.verify(opening), "V5", "opened leaves are in the anchored tree")
 
 
-@pytest.mark.parametrize("spoil", [lambda _: (), lambda proof: (*proof, bytes(32)), lambda proof: (bytes(32),) * len(proof)])
+@pytest.mark.parametrize(
+    "spoil", [lambda _: (), lambda proof: (*proof, bytes(32)), lambda proof: (bytes(32),) * len(proof)]
+)
 def test_v5_a_proof_that_leads_nowhere(honest: Honest, spoil: Any) -> None:
     opening = honest.opening.disclosing(leaves_proof=spoil(honest.opening.disclosure.leaves_proof))
     rejected(honest.verify(opening), "V5", "opened leaves are in the anchored tree")

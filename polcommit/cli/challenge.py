@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     from polcommit.session.pending import ChallengeFolder
 
 MAX_LISTED = 1 << 20     # steps of one list
+DETECT = 0.95       # where neither --count nor --detect is given
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
 
 @click.command()
 @click.argument("run")
 @click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', or steps like 3,17,40-42.")
-@click.option("--count", type=click.IntRange(1), help="How many steps to draw.")
+@click.option("--count", type=click.IntRange(1), help="How many steps to draw; default: as --detect 0.95.")
 @click.option("--detect", type=float, metavar="P", help="Draw as many as detect, with probability P, ...")
-@click.option("--fraction", type=float, metavar="F", help="... a run with this fraction of its steps forged.")
+@click.option("--fraction", type=float, metavar="F", help="... a run of which this fraction is forged; "
+              "default: the policy's.")  # fmt: skip
 @click.option("--prover", metavar="CMD", help="Command that answers, such as 'ssh host polcommit respond --stdio RUN'.")
 @click.option("--request", type=common.FILE, help="Write the request there, for the prover, and stop.")
 @click.option("--opening", type=common.FILE, help="Go on with the opening that the prover wrote there.")
@@ -148,9 +150,9 @@ def _ask(steps: str, count: int | None, detect: float | None, fraction: float | 
     if count is not None and detect is not None:
         raise UsageError("--count and --detect exclude one another")
     if count is None and detect is None:
-        raise UsageError("how many steps?", hint="give --count N, or --detect 0.99 --fraction 0.05")
-    if fraction is not None and detect is None:
-        raise UsageError("--fraction goes with --detect")
+        detect = DETECT
+    if fraction is not None and count is not None:
+        raise UsageError("--fraction goes with --detect, not with --count")
     return _Asked(count=count or 0, detect=detect, fraction=fraction, clear=clear)
 
 
@@ -271,7 +273,7 @@ class _Job:
         except (PolcommitError, ValueError) as error:
             hint = "have the prover respond again"
             raise ProverUnavailable(f"{path} is not an opening: {error}", hint=hint) from error
-        folder = self._challenges().find(self.run, number)
+        folder = self._challenges().resume(self.run, number)
         with path.open("rb") as file, _resumable(number):
             return self._verify(folder, self._send(folder), file)[0]
 

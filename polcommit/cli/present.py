@@ -95,13 +95,13 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def verdict_text(verdict: Verdict, checks: tuple[tuple[str, str], ...] | None = None) -> str:
+def verdict_text(verdict: Verdict) -> str:
     """The verdict for people: what it is first, then what it rests on, then its limits."""
     lines = [f"{verdict.verdict.upper()}  run {verdict.run.hex()}", ""]
     lines += [_finding_text(finding) for finding in verdict.findings]
     if verdict.findings:
         lines.append("")
-    lines += [f"  {name:<4} {outcome:<20} {CHECKED[name]}" for name, outcome in checks or verdict.checks]
+    lines += [f"  {name:<4} {outcome:<20} {CHECKED[name]}" for name, outcome in verdict.checks]
     lines += ["", *_facts(verdict)]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import click
 
 from polcommit.cli import common
 from polcommit.cli.challenge import STATUS
-from polcommit.cli.present import finding_json, verdict_json, verdict_text
+from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.errors import Refuted, Unavailable
 
 if TYPE_CHECKING:
     from polcommit.evidence import Judgement
+    from polcommit.policy import Policy
     from polcommit.records import Challenge, Evidence, Verdict
     from polcommit.session.bundle import Bundle
     from polcommit.session.connection import Connection
@@ -54,9 +56,9 @@ def verify(
     judgement = judge(found.evidence, chain.policy, chain.ledger, again)
     if found.evidence.openings is not None and again is None:
         judgement = _with_contents(found, judgement)
-    if model is not None:
+    if model is not None and judgement.verdict == "accepted":
         _require_model(model, judgement.claimed)
-    _show(judgement, as_json)
+    _show(judgement, chain.policy, as_json)
     return STATUS[judgement.verdict]
 
 
@@ -129,18 +131,14 @@ def _require_model(path: Path, claimed: Verdict) -> None:
         )
 
 
-def _show(judgement: Judgement, as_json: bool) -> None:
-    from dataclasses import replace
-
-    findings = judgement.findings
-    result = verdict_json(judgement.claimed) | {
-        "verdict": judgement.verdict,
-        "basis": judgement.claimed.basis if judgement.verdict == "accepted" else "none",
-        "findings": [finding_json(finding) for finding in findings],
-        "checks": dict(judgement.checks),
-        "claimed": judgement.claimed.verdict,
-    }
-    shown = judgement.claimed
-    if judgement.verdict != "accepted":
-        shown = replace(shown, verdict=judgement.verdict, basis="none", findings=findings)
-    common.show(result, as_json, verdict_text(shown, judgement.checks))
+def _show(judgement: Judgement, policy: Policy, as_json: bool) -> None:
+    shown = replace(
+        judgement.claimed,
+        verdict=judgement.verdict,
+        basis=judgement.basis,
+        findings=judgement.findings,
+        checks=judgement.checks,
+        devnet=judgement.claimed.devnet or policy.devnet,       # the reader's own policy knows as well
+    )
+    result = {**verdict_json(shown), "claimed": judgement.claimed.verdict}
+    common.show(result, as_json, verdict_text(shown))

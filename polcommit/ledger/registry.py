@@ -21,6 +21,7 @@ from polcommit.ledger.transactions import OnSent, Sender
 Finality = Literal["confirmations", "safe", "finalized"]
 SILENCE = 120           # seconds without a new block after which waiting says so
 POLL = 0.25             # seconds
+RETRIES = 5             # of a call at the latest block that has just ceased to be the latest
 
 E = TypeVar("E", Registered, Anchored, Challenged)
 
@@ -236,6 +237,14 @@ class Registry:
 
     def _view(self, name: str, *arguments: Any) -> Any:
         call = {"to": "0x" + self._contract.hex(), "data": "0x" + encode_call(name, *arguments).hex()}
+        for _ in range(RETRIES):
+            try:
+                return self._rpc.call("eth_call", call, "latest")
+            except RpcError as error:
+                # anvil without history can mine a block between finding the latest one and looking at its state
+                if "BlockOutOfRange" not in error.text:
+                    raise
+                time.sleep(POLL)
         return self._rpc.call("eth_call", call, "latest")
 
     def _events(self, kind: type[E], topics: list[bytes | None]) -> list[E]:

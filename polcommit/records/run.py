@@ -12,6 +12,7 @@ from polcommit.records.trees import TreeHead, require
 MAX_SAMPLES = 1 << 26
 MAX_STEPS = 1 << 32
 MAX_KEPT = 1 << 20
+MAX_VERIFIERS = 100     # each has a ciphertext in every envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class Manifest(Record):
         require(self.dataset.size >= self.batch, f"{self.dataset.size} samples do not fill a batch of {self.batch}")
         require(self.schedule.size == self.steps, f"a schedule of {self.schedule.size} for {self.steps} steps")
         require(self.confirmations >= 0, "confirmations are not negative")
+        require(len(self.verifiers) <= MAX_VERIFIERS, f"{len(self.verifiers)} verifiers, more than {MAX_VERIFIERS}")
         keys = [verifier.key for verifier in self.verifiers]
         require(keys == sorted(set(keys)), "verifiers are sorted by key, and unique")
 

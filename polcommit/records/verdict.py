@@ -77,7 +77,7 @@ class Verdict(Record):
     challenge_id: int | None
     request: Request | None
     nonce: Bytes32 | None
-    draw: str                       # 'ledger' or "verifier's word"
+    draw: str                       # 'ledger', or 'none' where it did not come to a challenge
     steps: tuple[int, ...]          # drawn, rising
     reexecuted: tuple[int, ...]     # of those, the ones that were re-executed bit for bit
     fraction: float               # share of forged steps for which `probability` is stated

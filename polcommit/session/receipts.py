@@ -12,7 +12,8 @@ def take_receipt(folder: RunFolder, receipt: Receipt) -> None:
     """Keep a signed verdict; later openings must include it.
 
     Raises:
-        UsageError: it is not a verdict about this run by an eligible verifier.
+        UsageError: it is not a verdict about this run, by the verifier that was answered under this id.
+        StorageError: there is another receipt of this challenge already: the first one stays.
     """
     verdict = receipt.verdict
     registration = folder.registration
@@ -22,6 +23,9 @@ def take_receipt(folder: RunFolder, receipt: Receipt) -> None:
         raise UsageError(f"not a receipt: {error}") from error
     if registration is None or verdict.run != registration.registered.run or verdict.challenge_id is None:
         raise UsageError(f"a receipt of run {verdict.run.hex()}, which is not the one in {folder.path}")
-    if folder.manifest.eligible(verdict.verifier) is None:
-        raise UsageError(f"a receipt by {verdict.verifier.hex()}, who is not eligible to challenge this run")
-    folder.write_receipt(verdict.challenge_id, receipt, replace=True)
+    answered = folder.disclosed().get(verdict.challenge_id)
+    if answered is None or answered.verifier != verdict.verifier:
+        raise UsageError(
+            f"a receipt of challenge {verdict.challenge_id} by {verdict.verifier.hex()}, which was not answered here"
+        )
+    folder.write_receipt(verdict.challenge_id, receipt)

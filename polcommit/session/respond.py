@@ -7,6 +7,7 @@ error here and no answer: the challenge stays unanswered, and can be answered fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -26,13 +27,13 @@ from polcommit.prover import (
     make_openings,
     opened_states,
     opening_purpose,
+    receipts_that_count,
 )
 from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening
 from polcommit.replaying import RegenerateJob
 from polcommit.sealing import new_stream_key, seal, seal_stream
 from polcommit.session.connection import Connection
 from polcommit.session.processes import regenerate
-from polcommit.session.receipts import take_receipt as take_receipt
 from polcommit.session.recipes import run_recipe
 from polcommit.session.run import load_run
 from polcommit.session.wire import chunked, message
@@ -70,6 +71,7 @@ def respond(
             refusal = sign_refusal(
                 key, run=run.id, challenge_id=challenge.id, reason="budget", detail=error.message[:1000]
             )
+            folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=()))
             yield message(refusal)
             return
         job = RegenerateJob(
@@ -80,7 +82,8 @@ def respond(
         )
         report = regenerate(folder.path, job, work, threads=_threads(run), progress=progress)
         states = {state.step: state.index for state in report.states}
-        disclosure = make_disclosure(run, challenge, drawn)
+        receipts = receipts_that_count(run, connection.ledger, chain, challenge.id)
+        disclosure = make_disclosure(replace(run, receipts=receipts), challenge, drawn)
         openings = make_openings(run, drawn, states, dict(report.sketches))
         folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
     yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from polcommit import transcript as hashes
 from polcommit.encoding import decode, digest, encode
-from polcommit.errors import StorageError
+from polcommit.errors import SignatureInvalid, StorageError
 from polcommit.prover import Run
-from polcommit.records import GenesisRecord, StepRecord
+from polcommit.records import GenesisRecord, Receipt, StepRecord
 from polcommit.sealing import derive
+from polcommit.signing import verify_receipt, verify_statement
 from polcommit.storage.journal import read_frames, scan
 from polcommit.storage.runfolder import RunFolder
 from polcommit.storage.types import Registration
@@ -36,7 +37,7 @@ def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = N
         raise StorageError(f"{folder.path / 'dataset.leaves'} is damaged", hint="restore it from a copy")
     contents = folder.dataset_contents()
     sequences = [number for number in folder.anchors.sequences() if folder.anchors.anchored(number) is not None]
-    return Run(
+    run = Run(
         id=registration.registered.run,
         manifest=folder.manifest,
         secret=folder.secret,
@@ -50,10 +51,46 @@ def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = N
         contents=contents.__getitem__,
         receipts={
             receipt.verdict.challenge_id: encode(receipt)
-            for receipt in folder.receipts()
+            for receipt in _receipts(folder)
             if receipt.verdict.challenge_id is not None
         },
     )
+    _require_committed(folder, run)
+    return run
+
+
+def _require_committed(folder: RunFolder, run: Run) -> None:
+    """Journal, heads and environments are what was anchored: what is not would be rejected, and is not sent."""
+    environments = tuple((first, digest(fingerprint)) for first, fingerprint in run.environments)
+    for head in run.heads:
+        statement, path = head.statement, folder.path / "anchors" / f"{head.statement.sequence}.head"
+        try:
+            verify_statement(run.manifest.prover, head)
+        except SignatureInvalid as error:
+            raise StorageError(f"{path} is damaged: {error}", hint="restore it from a copy") from error
+        if head.blinding != derive(run.secret, "blinding/head", statement.sequence) or statement.run != run.id:
+            raise StorageError(f"{path} is damaged: another blinding or run", hint="restore it from a copy")
+        if statement.size > len(run.transcript) or run.transcript.head(statement.size).root != statement.root:
+            raise StorageError(
+                f"the journal in {folder.path} is not the one that head {statement.sequence} was anchored for",
+                hint="restore it from a copy",
+            )
+        if environments[: len(statement.environments)] != statement.environments:
+            raise StorageError(
+                f"{folder.path / 'environments'} is damaged: not the epochs of head {statement.sequence}",
+                hint="restore it from a copy",
+            )
+
+
+def _receipts(folder: RunFolder) -> Iterator[Receipt]:
+    """The verdicts that were received; one with a broken signature would have the next opening rejected."""
+    for receipt in folder.receipts():
+        try:
+            verify_receipt(receipt)
+        except SignatureInvalid as error:
+            path = folder.path / "receipts" / str(receipt.verdict.challenge_id)
+            raise StorageError(f"{path} is damaged: {error}", hint="ask the verifier for it again") from error
+        yield receipt
 
 
 def drop_extra_states(folder: RunFolder) -> None:
@@ -80,6 +117,11 @@ def _require_registered(folder: RunFolder, registration: Registration, frames: l
             f"manifest, secret and registration in {folder.path} do not belong together: one of them is damaged",
             hint="restore them from a copy",
         )
+    event = registration.registered
+    due = hashes.run_id(registration.chain_id, registration.contract, folder.manifest.account, event.nonce)
+    number = event.position.block + hashes.DELAY
+    if (event.run, event.account, registration.beacon_block) != (due, folder.manifest.account, number):
+        raise StorageError(f"{folder.path / 'registration'} is damaged: not of this run", hint="restore it from a copy")
     if frames:
         genesis = decode(frames[0], GenesisRecord)
         expected = (registration.registered.run, digest(folder.manifest), registration.beacon)

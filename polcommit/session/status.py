@@ -48,7 +48,6 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
         ("samples", lambda: _check_samples(folder)),
         ("anchors", lambda: _check_anchors(folder)),
         ("receipts", lambda: _check_receipts(folder)),
-        ("answers", lambda: None if folder.disclosed() else None),
         *((f"state {step}", _state_check(folder, step)) for step in folder.states.steps()),
     ]
     for position, (what, check) in enumerate(checks):
