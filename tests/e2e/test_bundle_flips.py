@@ -344,8 +344,10 @@ def test_openings_stand_against_re_execution_only_as_they_were(subject: Subject)
             continue        # a kept state that this challenge did not open: its sketch is on two signatures alone
         assert refused(subject.judge(subject.signed(evidence, subject.key), subject.replay)), at
     names = {kind[-1] for kind in met}
-    assert names >= {"configuration", "step", "name", "kind", "dtype", "shape", "content", "values", "aliases",
-                     "index", "salt", "length", "sketches", "samples", "states", "gradients", "next_states"}  # fmt: skip
+    assert names >= {
+        "configuration", "step", "name", "kind", "dtype", "shape", "content", "values", "aliases", "index", "salt",
+        "length", "sketches", "samples", "states", "gradients", "next_states",
+    }  # fmt: skip
     assert subject.replayer.runs == 1, "nothing but what was committed to may come as far as re-execution"
 
 

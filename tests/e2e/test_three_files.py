@@ -1,4 +1,4 @@
-"""The same challenge by three files instead of a pipe; interruptions, earlier challenges, budgets, and anchoring once."""
+"""Challenges by three files instead of a pipe; interruptions, earlier challenges, budgets, and anchoring once."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_an_interrupted_challenge_is_finished_with_the_same_draw(
                        "--prover", world.respondent(interrupted), "--out", tmp_path / "victor")  # fmt: skip
     found = listed.require(0).json
     assert found["steps"] == [3, 4, 11] and found["detection"]["probability"] == 0.0
-    assert [earlier["outcome"] for earlier in found["challenges"]][0] == "accepted"
+    assert next(earlier["outcome"] for earlier in found["challenges"]) == "accepted"
     assert "unanswered" not in {earlier["outcome"] for earlier in found["challenges"]}
     assert len({earlier["verifier"] for earlier in found["challenges"]} | {found["verifier"]}) == 2
 
