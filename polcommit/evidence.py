@@ -139,6 +139,9 @@ def _check_fields(
 
 def _check_own(claimed: Verdict) -> None:
     """What the verdict says of itself is consistent."""
+    names = tuple(name for name, _ in claimed.checks)
+    if names != tuple(f"V{number}" for number in range(1, 14)):
+        raise Refuted("V1", "checks of the verdict", expected="V1 to V13, in order", found=", ".join(names[:20]))
     if not set(claimed.reexecuted) <= set(claimed.steps) or list(claimed.reexecuted) != sorted(set(claimed.reexecuted)):
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
     if claimed.basis != ("bit-exact" if claimed.verdict == "accepted" else "none"):

@@ -16,7 +16,7 @@ from polcommit.encoding import tag, u64
 from polcommit.errors import EncodingError
 from polcommit.records import OpenedSample, OpenedState, Openings, TensorEntry
 
-MAX_RECORD = 64 << 20           # bytes of a Disclosure or of an Openings
+MAX_RECORD = 16 << 20           # bytes of a Disclosure or of an Openings; decoded they take up to 32 times that
 
 #: Dtypes that states may have: torch's name -> name in safetensors, bytes of one element.
 DTYPES = {

@@ -435,6 +435,19 @@ def test_a_rejection_of_the_envelope_needs_no_challenge(bundle: Bundle) -> None:
     refuted(bundle.judge(nowhere), "V2", "anchor on the ledger")
 
 
+def test_v5_a_run_that_was_not_registered_before_training() -> None:
+    """Demanded unless the policy says otherwise, whatever the verdict is about."""
+    gone = Bundle()
+    gone.ledger.registered.clear()
+    error = Refuted("V3", "outer signature", expected="by the prover", found="another")
+    staged = gone.scene
+    verdict = refuted_anchor(gone.policy(), staged.ledger, staged.anchor, error, staged.verifier.public)
+    assert not verdict.registered
+    evidence = Evidence(receipt=sign_verdict(staged.verifier.key, verdict), disclosure=None, openings=None)
+    refuted(gone.judge(evidence), "V5", "registered before training")
+    assert gone.judge(evidence, registered=False).findings == verdict.findings
+
+
 def test_an_inconclusive_run_stays_inconclusive() -> None:
     """A refusal for budget opens nothing that could be checked."""
     staged = scene(Small, heads=(2, 2))

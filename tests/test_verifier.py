@@ -559,6 +559,22 @@ def test_v4_a_head_after_a_final_one() -> None:
     rejected(answered(staged), "V4", "heads after a final one")
 
 
+def test_there_is_nothing_to_anchor_without_a_new_step() -> None:
+    """An anchor is never sent twice for one head."""
+    staged = scene(heads=(5,))
+    with pytest.raises(UsageError, match="no step was recorded since the last head"):
+        next_head(staged.prover.run, staged.prover.key)
+    fresh = scene(heads=())
+    with pytest.raises(UsageError, match="no step was recorded"):
+        next_head(fresh.prover.run, fresh.prover.key)
+
+
+def test_a_head_that_was_never_anchored_is_not_opened(honest: Honest) -> None:
+    unknown = changed(honest.challenge, request__commitment=bytes(32))
+    with pytest.raises(Refuted, match="challenged head"):
+        honest.scene.prover.open(unknown, honest.scene.prover.draw(honest.challenge))
+
+
 def test_v4_environment_epochs_rewritten() -> None:
     staged = scene(heads=(5,))
     staged.anchor = staged.prover.train(7).anchor(environments=((1, digest(ELSEWHERE)),))

@@ -27,6 +27,12 @@ class Fingerprint(Record):
         names = [name for name, _ in self.items]
         require(names == sorted(set(names)), "items of a fingerprint are sorted by name, and unique")
 
+    @property
+    def threads(self) -> int | None:
+        """The number of threads that it names; None where it names none."""
+        text = dict(self.items).get("threads", "")
+        return int(text) if text.isascii() and text.isdigit() and 0 < int(text) <= 4096 else None
+
     def difference(self, other: Fingerprint) -> tuple[tuple[str, str, str], ...]:
         """(name, value here, value there) wherever the two differ; '' for a name that one lacks."""
         here, there = dict(self.items), dict(other.items)
@@ -92,6 +98,8 @@ class Manifest(Record):
         require(len(self.verifiers) <= MAX_VERIFIERS, f"{len(self.verifiers)} verifiers, more than {MAX_VERIFIERS}")
         keys = [verifier.key for verifier in self.verifiers]
         require(keys == sorted(set(keys)), "verifiers are sorted by key, and unique")
+        recipients = {verifier.recipient for verifier in self.verifiers}
+        require(len(recipients) == len(keys), "no two verifiers share a recipient key")
 
     def eligible(self, key: bytes) -> Eligible | None:
         """The entry of the verifier with this Ed25519 key."""

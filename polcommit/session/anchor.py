@@ -72,8 +72,8 @@ def anchor(
 
 def _drain_checks(folder: RunFolder) -> None:
     if folder.checks.pending():
-        threads = dict(folder.environments()[-1].fingerprint.items).get("threads", "")
-        check_recorded(folder.path, threads=int(threads) if threads.isdigit() else None)
+        for threads in sorted({epoch.fingerprint.threads or 0 for epoch in folder.environments()}):
+            check_recorded(folder.path, threads=threads or None)
         drop_extra_states(folder)
 
 

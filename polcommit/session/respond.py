@@ -29,7 +29,7 @@ from polcommit.prover import (
     opening_purpose,
     receipts_that_count,
 )
-from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening
+from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening, StateIndex
 from polcommit.replaying import RegenerateJob
 from polcommit.sealing import new_stream_key, seal, seal_stream
 from polcommit.session.connection import Connection
@@ -80,11 +80,10 @@ def respond(
             sketch_seed=hashes.sketch_seed(drawn.seed),
             samples=tuple(drawn_samples(run, drawn)),
         )
-        report = regenerate(folder.path, job, work, threads=_threads(run), progress=progress)
-        states = {state.step: state.index for state in report.states}
+        states, sketches = _regenerated(folder, run, job, work, progress)
         receipts = receipts_that_count(run, connection.ledger, chain, challenge.id)
         disclosure = make_disclosure(replace(run, receipts=receipts), challenge, drawn)
-        openings = make_openings(run, drawn, states, dict(report.sketches))
+        openings = make_openings(run, drawn, states, sketches)
         folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
     yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
 
@@ -113,6 +112,19 @@ def _sealed(
     yield from chunked(seal_stream(payload(), stream_key, signed))
 
 
-def _threads(run: Run) -> int | None:
-    threads = dict(run.environments[-1][1].items).get("threads", "")
-    return int(threads) if threads.isdigit() else None
+def _regenerated(
+    folder: RunFolder, run: Run, job: RegenerateJob, work: Path, progress: Progress | None
+) -> tuple[dict[int, StateIndex], dict[int, tuple[float, ...]]]:
+    """States and sketches; each state on as many threads as its environment epoch had, in a process of its own."""
+    groups: dict[int | None, list[int]] = {}
+    for step in job.states:
+        epoch = max((epoch for epoch in run.environments if epoch[0] <= max(step, 1)), key=lambda epoch: epoch[0])
+        groups.setdefault(epoch[1].threads, []).append(step)
+    states: dict[int, StateIndex] = {}
+    sketches: dict[int, tuple[float, ...]] = {}
+    for threads, steps in groups.items():
+        report = regenerate(folder.path, replace(job, states=tuple(steps)), work, threads=threads, progress=progress)
+        states |= {state.step: state.index for state in report.states}
+        sketches |= dict(report.sketches)
+        job = replace(job, samples=(), sketched=())     # these once
+    return states, sketches

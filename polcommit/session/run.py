@@ -98,9 +98,10 @@ def drop_extra_states(folder: RunFolder) -> None:
     if folder.checks.pending():
         return
     last = len(scan(folder.journal_path).offsets) - 1
-    heads = {head.statement.steps for head in folder.anchors.heads()}
+    needed = {last} | {head.statement.steps for head in folder.anchors.heads()}
+    needed |= {epoch.first - 1 for epoch in folder.environments()}      # no re-execution crosses into an epoch
     for step in folder.states.steps():
-        if step % folder.manifest.keep and step != last and step not in heads:
+        if step % folder.manifest.keep and step not in needed:
             folder.states.remove(step)
     folder.states.collect()
 

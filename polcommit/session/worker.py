@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polcommit.encoding import decode, encode
-from polcommit.errors import DataChanged, EncodingError, NotReproducible, PolcommitError, Refuted
-from polcommit.records import OpenedState, StateIndex, StepRecord, TensorEntry
+from polcommit.errors import DataChanged, EncodingError, NotReproducible, PolcommitError, Refuted, StorageError
+from polcommit.records import GenesisRecord, OpenedState, StateIndex, StepRecord, TensorEntry
 from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayedStep, ReplayJob, ReplayReport
 from polcommit.session.recipes import run_recipe
 from polcommit.storage.blobs import BlobFolder
@@ -212,7 +212,7 @@ class _Regenerator:
 
     def sketch(self, step: int, seed: bytes) -> tuple[float, ...]:
         """Sketch of the kept state after `step`."""
-        return sketch_state(self.run.states.get(step), self._fetch, seed)
+        return sketch_state(self._kept(step), self._fetch, seed)
 
     def _go_to(self, step: int) -> None:
         kept = self.run.states.latest(step)
@@ -227,8 +227,22 @@ class _Regenerator:
 
     def restore(self, step: int) -> None:
         """Put the kept state after `step` in place."""
-        self.engine.restore(self.run.states.get(step), self._fetch)
+        self.engine.restore(self._kept(step), self._fetch)
         self._at = step
+
+    def _kept(self, step: int) -> StateIndex:
+        """The kept state after `step`. Raises StorageError: damaged, or not the one that was committed."""
+        index = self.run.states.get(step)
+        if step in self.records:
+            committed = self.records[step].state
+        else:
+            frame = next(read_frames(self.run.journal_path, step, step + 1))
+            committed = decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state
+        if state_digest(index) != committed:
+            raise StorageError(
+                f"the kept state of step {step} is not the one that was committed", hint="restore it from a copy"
+            )
+        return index
 
     def _fetch(self, entry: TensorEntry) -> bytes:
         return self.run.tensors.get(entry)
@@ -258,7 +272,7 @@ def _check(path: str, threads: str, mode: str) -> None:
     regenerator: _Regenerator | None = None
     last = mode == "once"
     while True:
-        pending = run.checks.pending()
+        pending = [step for step in run.checks.pending() if _recorded_here(run, step)]
         for done, step in enumerate(pending):
             regenerator = regenerator or _Regenerator(run)
             _check_step(run, regenerator, step)
@@ -270,10 +284,17 @@ def _check(path: str, threads: str, mode: str) -> None:
             last = bool(readable) and not sys.stdin.readline()
 
 
+def _recorded_here(run: RunFolder, step: int) -> bool:
+    """Whether a step was recorded in an environment like this process's; another's bits are not to be had here."""
+    epochs = [epoch for epoch in run.environments() if epoch.first <= step]
+    return bool(epochs) and epochs[-1].fingerprint == fingerprint()
+
+
 def _check_step(run: RunFolder, regenerator: _Regenerator, step: int) -> None:
     """Re-execute one step from the state before it, which the recording process has kept for this."""
     frame = next(read_frames(run.journal_path, step, step + 1), None)
-    if frame is None:
+    if frame is None:       # the journal lost it in a power failure: it will be another step
+        run.checks.drop(step - 1)
         return
     regenerator.records[step] = decode(frame, StepRecord)
     regenerator.restore(step - 1)

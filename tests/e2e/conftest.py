@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from unsteady import Unsteady
-from world import HERE, Ask, Finished, Registered, World, at_home, ended, free_port, train
+from world import HERE, Ask, Finished, Registered, World, at_home, ended, free_port, one_process, train
 
 from polcommit.ledger.anvil import npm_binary
 from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
 from polcommit.session import register as registering
 from polcommit.session.connection import Connection
+from polcommit.session.record import record
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.recipe import Recipe
 
@@ -143,8 +144,6 @@ def small(world: World) -> Registered:
     run = world.runs["small"]
     half = world.root / "half"
     with at_home(world.home("bob")):
-        from polcommit.session.record import record
-
         with record(run.path, self_check="off") as recorded:
             for batch in recorded:
                 recorded.step(batch)
@@ -158,7 +157,8 @@ def small(world: World) -> Registered:
     victor, vera = world.verifier("victor"), world.verifier("vera")
     first = world.announce(victor, "victor", run.id, Ask(strategy="list", steps=(2, 9)))
     second = world.announce(vera, "vera", run.id, Ask(count=3, clear_openings=True))
-    assert world.settle(run, victor, first, world.root / "victor.polcommit").verdict.verdict == "accepted"
-    assert world.settle(run, vera, second, world.root / "vera.polcommit").verdict.verdict == "accepted"
+    with one_process():
+        assert world.settle(run, victor, first, world.root / "victor.polcommit").verdict.verdict == "accepted"
+        assert world.settle(run, vera, second, world.root / "vera.polcommit").verdict.verdict == "accepted"
     return run
 

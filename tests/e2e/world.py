@@ -20,22 +20,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from polcommit.encoding import Record, decode, digest, encode
 from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
 from polcommit.records import Challenge, Receipt
-from polcommit.replaying import ReplayJob, ReplayReport
-from polcommit.session import bundle, worker
+from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, ReplayReport
+from polcommit.session import answer as answering
 from polcommit.session import challenge as challenging
+from polcommit.session import respond as responding
+from polcommit.session import worker
 from polcommit.session.anchor import AnchoredHead, anchor
 from polcommit.session.answer import Options, verify_answer
 from polcommit.session.challenge import Ask, Verifier
 from polcommit.session.connection import Connection, connect, load_policy
 from polcommit.session.pending import ChallengeFolder, Challenges
+from polcommit.session.receipts import take_receipt
 from polcommit.session.record import record
-from polcommit.session.respond import respond, take_receipt
 from polcommit.session.selfcheck import SelfCheck
 from polcommit.storage.runfolder import RunFolder
 
@@ -187,7 +192,7 @@ class World:
         """The prover's answer, in a file."""
         with tempfile.TemporaryDirectory() as work, out.open("wb") as file:
             where = RunFolder.open(folder or run.path)
-            pieces = respond(where, self.connection(run.prover), self.signing(run.prover), challenge, Path(work))
+            pieces = responding.respond(where, self.connection(run.prover), self.signing(run.prover), challenge, Path(work))
             for data in pieces:
                 file.write(data)
         return out
@@ -249,24 +254,48 @@ class InThisProcess:
     Equal jobs have equal reports, so each is run once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
+        del threads, device
         self.reports: dict[bytes, ReplayReport] = {}
         self.runs = 0
 
     def replay(
         self, job: ReplayJob, blobs: Path, progress: Callable[[int, int], None] | None = None
     ) -> ReplayReport:
-        from polcommit.encoding import decode, digest, encode
-
         key = digest(job)
         if key not in self.reports:
             self.runs += 1
-            with tempfile.TemporaryDirectory() as folder:
-                inward, outward = Path(folder) / "job", Path(folder) / "report"
-                inward.write_bytes(encode(job))
-                worker._replay(str(blobs), "cpu", "0", str(inward), str(outward))
-                self.reports[key] = decode(outward.read_bytes(), ReplayReport)
+            with files(job) as (inward, outward):
+                worker._replay(str(blobs), "cpu", "0", inward, outward)
+                self.reports[key] = decode(Path(outward).read_bytes(), ReplayReport)
         return self.reports[key]
+
+
+def regenerate_here(
+    folder: Path, job: RegenerateJob, blobs: Path, *, threads: int | None, progress: Any = None
+) -> RegenerateReport:
+    """The prover's side of the same."""
+    assert threads == torch.get_num_threads()
+    with files(job) as (inward, outward):
+        worker._regenerate(str(blobs), str(folder), "0", inward, outward)
+        return decode(Path(outward).read_bytes(), RegenerateReport)
+
+
+@contextmanager
+def files(job: Record) -> Iterator[tuple[str, str]]:
+    """A file with the job, and the place for the report."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "job").write_bytes(encode(job))
+        yield str(Path(folder) / "job"), str(Path(folder) / "report")
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Re-execution without processes of its own, which each load torch: for what is not about processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responding, "regenerate", regenerate_here)
+        patch.setattr(answering, "ProcessReplayer", InThisProcess)
+        yield
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:
@@ -275,8 +304,3 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
     data[position] ^= 1 << bit
     path.write_bytes(data)
 
-
-__all__ = [
-    "CLI", "HERE", "PYTHON", "Ask", "Finished", "InThisProcess", "Interrupted", "Registered", "World", "at_home",
-    "bundle", "ended", "flip", "free_port", "train",
-]  # fmt: skip
