@@ -222,7 +222,7 @@ LIES: dict[str, tuple[Any, str, str]] = {
     "challenges": ((EarlierChallenge(id=1, verifier=OTHER, outcome="accepted"),), "V1", "'challenges' in the verdict"),
     "registrations": ((0, 0), "V2", "registrations of the account"),
     "budgets": ((Budget(verifier=OTHER, steps=1, samples=1),), "V1", "'budgets' in the verdict"),
-    "checks": ((), "V1", "V1 of an accepted run"),
+    "checks": ((), "V1", "checks of the verdict"),
     "environment": (OTHER, "V1", "environment of the re-execution"),
     "model": (OTHER, "V1", "V13 of an accepted run"),
     "sketched": (64, "V1", "sketches compared"),

@@ -95,6 +95,7 @@ def challenge(
         require_torch("re-executing steps")
         if command is None and opening is None:
             raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
+    ask = _ask(steps, count, detect, fraction, with_openings)
     common.require_writable(out or Path("evidence"), request, receipt)
     released = _model(model)
     chain = common.connection(policy, rpc, contract)
@@ -105,8 +106,7 @@ def challenge(
     job = _Job(verifier, identifier, Options(released, threads, device), out, receipt, as_json)
     if opening is not None:
         return job.finish_from_file(opening)
-    ask = None if resume is not None else _ask(steps, count, detect, fraction, with_openings)
-    pending = job.resume(resume) if resume is not None else job.begin(cast(_Asked, ask), head)
+    pending = job.resume(resume) if resume is not None else job.begin(ask, head)
     if pending is None:
         return STATUS["rejected"]
     if request is not None:

@@ -17,6 +17,7 @@ from polcommit.storage import files
 from polcommit.storage.blobs import BlobFolder
 
 MAGIC = b"polcommit evidence 1\n"
+MAX_EVIDENCE = 3 * MAX_RECORD       # bytes: a disclosure, an openings, and a verdict
 
 
 def write(path: Path, evidence: Evidence, blobs: Path | None) -> None:
@@ -65,15 +66,15 @@ def read(path: Path) -> Bundle:
         with path.open("rb") as file:
             head = file.read(len(MAGIC) + 8)
             length = int.from_bytes(head[len(MAGIC) :], "big")
-            data = file.read(min(length, MAX_RECORD) + 1)
+            data = file.read(min(length, MAX_EVIDENCE) + 1)
     except OSError as error:
         raise files.storage_error(error, "reading", path) from error
     if head[: len(MAGIC)] != MAGIC:
         raise StorageError(f"{path} is not an evidence bundle", hint="give a file that 'polcommit challenge' wrote")
     try:
-        if len(head) != len(MAGIC) + 8 or not length <= min(len(data), MAX_RECORD):
+        if len(head) != len(MAGIC) + 8 or not length <= min(len(data), MAX_EVIDENCE):
             raise EncodingError(f"truncated: {len(data)} of {length} bytes")
-        evidence = decode(data[:length], Evidence, max_size=MAX_RECORD)
+        evidence = decode(data[:length], Evidence, max_size=MAX_EVIDENCE)
         if evidence.openings is not None:
             opening_blobs(evidence.openings)
         elif len(data) != length:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit import transcript as hashes
 from polcommit.encoding import encode, tag
-from polcommit.errors import BudgetExhausted
+from polcommit.errors import BudgetExhausted, Unavailable
 from polcommit.events import ChainIdentity
 from polcommit.keys import key_id
 from polcommit.opening import frame, opening_blobs
@@ -62,7 +62,7 @@ def respond(
     with folder.lock():
         recipe = run_recipe(folder)
         run = load_run(folder, recipe.learning_rate)
-        connection.ledger.wait_final(challenge.block + hashes.DELAY)
+        _await_draw(run, connection, challenge)
         chain = connection.ledger.identity()
         try:
             disclosed = {number: (shown.verifier, shown.steps) for number, shown in folder.disclosed().items()}
@@ -86,6 +86,19 @@ def respond(
         openings = make_openings(run, drawn, states, sketches)
         folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
     yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
+
+
+def _await_draw(run: Run, connection: Connection, challenge: Challenge) -> None:
+    """Wait for the block of the randomness, behind the one that the chain names: a request can name any."""
+    ledger = connection.ledger
+    event = next((event for event in ledger.challenges(run.id) if event.id == challenge.id), None)
+    if event is not None:
+        ledger.wait_final(event.position.block + hashes.DELAY)
+    elif ledger.latest() < challenge.block:
+        raise Unavailable(
+            f"challenge {challenge.id} is not on this chain, which has not come to its block {challenge.block}",
+            hint="was the devnet reset? give the chain that it was sent on with --rpc",
+        )
 
 
 def _payload(disclosure: Disclosure, openings: Openings, work: Path) -> Iterator[bytes]:

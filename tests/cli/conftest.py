@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,7 @@ from pathlib import Path
 import pytest
 from shell import Result, ok, polcommit
 
-from polcommit.errors import ChainUnavailable
 from polcommit.ledger.anvil import npm_binary
-from polcommit.ledger.rpc import Rpc
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 STEPS = 12
@@ -30,27 +27,6 @@ def free_port() -> int:
 def require_anvil() -> None:
     if npm_binary(CONTRACTS / "node_modules") is None and shutil.which("anvil") is None:
         pytest.skip("no anvil: run scripts/node-setup")
-
-
-class Miner:
-    """Mines a block every fifth of a second, so that waiting for later blocks takes less."""
-
-    def __init__(self, port: int) -> None:
-        self._rpc = Rpc(f"http://127.0.0.1:{port}", timeout=5)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._mine, daemon=True)
-        self._thread.start()
-
-    def _mine(self) -> None:
-        while not self._stopped.wait(0.2):
-            try:
-                self._rpc.call("evm_mine")
-            except ChainUnavailable:        # stopped or killed by a test
-                pass
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
 
 
 @dataclass(frozen=True)
@@ -96,16 +72,14 @@ def register(home: Path, run: Path, *more: object, **options: object) -> Result:
 
 @pytest.fixture(scope="session")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """Keys and a running devnet with a miner: the home folder and the port."""
+    """Keys and a running devnet: the home folder and the port."""
     require_anvil()
     home, port = tmp_path_factory.mktemp("world") / "home", free_port()
     start_devnet(home, port)
-    miner = Miner(port)
     try:
         new_keys(home)
         yield home, port
     finally:
-        miner.stop()
         polcommit("devnet", "stop", home=home)
 
 
