@@ -179,7 +179,7 @@ def announce(verifier: Verifier, folder: ChallengeFolder) -> Challenge:
             raise StorageError(f"{folder.path} holds a transaction of another challenge")
         first = _first_copy(ledger.challenges(request.run), event)
         folder.write_event(first.id, first.position.block)
-    elif not any(event.id == folder.id and event.request == digest(request) for event in ledger.challenges(request.run)):
+    elif (folder.id, digest(request)) not in ((event.id, event.request) for event in ledger.challenges(request.run)):
         raise Unavailable(
             f"challenge {folder.id} is not on this chain, where it was sent in block {folder.block}",
             hint="was the devnet reset? give the chain that it was sent on with --rpc",

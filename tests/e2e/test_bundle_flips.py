@@ -28,7 +28,7 @@ from polcommit.errors import EncodingError, PolcommitError
 from polcommit.evidence import Judgement, Replay, judge
 from polcommit.opening import Blob, opening_blobs
 from polcommit.policy import Policy, parse
-from polcommit.records import Challenge, Evidence, Receipt, StepRecord, Verdict
+from polcommit.records import Challenge, Evidence, GenesisRecord, Receipt, StepRecord, Verdict
 from polcommit.session import bundle
 from polcommit.signing import public_bytes, sign_verdict
 from polcommit.verifier import Verification
@@ -74,6 +74,7 @@ class Subject:
     key: Ed25519PrivateKey          # the verifier's own
     other: Ed25519PrivateKey        # anybody's
     replayer: InThisProcess
+    checked: frozenset[int] = frozenset()       # kept states whose sketches the challenge compares
 
     def judge(self, evidence: Evidence, replay: Replay | None = None) -> Judgement | PolcommitError:
         """The judgement, or why there is none. Any error but ours goes through."""
@@ -94,6 +95,8 @@ class Subject:
         )
         if own.take_disclosure(encode(evidence.disclosure)) and own.take_openings(encode(evidence.openings)):
             own.take_blobs(self.blobs)
+            assert own.established is not None
+            self.checked = frozenset(own.established.draw.opened_kept)
         return own.verdict(evidence.receipt.verdict.verifier)
 
     def stale(self, evidence: Evidence) -> Evidence:
@@ -266,9 +269,9 @@ def changes(record: Record, chance: random.Random) -> Iterator[tuple[Path_, Any]
                 yield at, made
 
 
-def with_nested(part: Any, kind: type[Record], places: list[Path_], chance: random.Random) -> Iterator[
-    tuple[Path_, Any]
-]:  # fmt: skip
+def with_nested(
+    part: Any, kind: type[Record], places: list[Path_], chance: random.Random
+) -> Iterator[tuple[Path_, Any]]:
     """Records that stand encoded in another record: changed inside, and encoded again."""
     for place in places:
         for at, made in changes(decode(look(part, place), kind), chance):
@@ -285,6 +288,7 @@ def test_the_public_part_convinces_nobody_once_it_is_changed(subject: Subject) -
     met: Counter[str] = Counter()
     for made in (
         changes(disclosure, chance),
+        with_nested(disclosure, GenesisRecord, [("leaves", 0, "record")], chance),
         with_nested(disclosure, StepRecord, leaves, chance),
         with_nested(disclosure, Receipt, receipts, chance),
     ):
@@ -328,7 +332,6 @@ def test_openings_stand_against_re_execution_only_as_they_were(subject: Subject)
     chance = random.Random(SEED)
     openings = subject.evidence.openings
     assert openings is not None
-    opened = {state.step for state in openings.states}
     met: set[tuple[str | int, ...]] = set()
     for at, changed in changes(openings, chance):
         kind = tuple(step for step in at if isinstance(step, str))
@@ -341,7 +344,7 @@ def test_openings_stand_against_re_execution_only_as_they_were(subject: Subject)
         assert refused(subject.judge(evidence)), at     # with the old digest, too
         if len(met) < 40 or chance.random() < 0.1:
             assert refused(subject.judge(subject.signed(evidence, subject.other))), at
-        if at[:1] == ("sketches",) and len(at) == 4 and openings.sketches[at[1]].step not in opened:  # type: ignore[index,operator]
+        if at[:1] == ("sketches",) and len(at) == 4 and openings.sketches[int(at[1])].step not in subject.checked:
             continue        # a kept state that this challenge did not open: its sketch is on two signatures alone
         assert refused(subject.judge(subject.signed(evidence, subject.key), subject.replay)), at
     names = {kind[-1] for kind in met}
@@ -403,10 +406,10 @@ def carried_up(disclosure: Any, openings: Any) -> Any:
     states = {state.step: hashes.state_digest(state.index) for state in openings.states}
     hashed = dict(zip(sorted(sample.index for sample in openings.samples), disclosure.sample_hashes, strict=True))
     hashed |= {sample.index: hashes.sample_leaf(sample.salt, sample.leaf) for sample in openings.samples}
-    leaves = [disclosure.leaves[0]]
-    for leaf in disclosure.leaves[1:]:
-        record = decode(leaf.record, StepRecord)
-        record = dataclasses.replace(record, state=states.get(record.step, record.state))
+    leaves = []
+    for leaf in disclosure.leaves:
+        record = decode(leaf.record, StepRecord if leaf.index else GenesisRecord)
+        record = dataclasses.replace(record, state=states.get(leaf.index, record.state))
         leaves.append(dataclasses.replace(leaf, record=encode(record)))
     return dataclasses.replace(
         disclosure, leaves=tuple(leaves), sample_hashes=tuple(hashed[index] for index in sorted(hashed))

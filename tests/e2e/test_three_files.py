@@ -169,7 +169,7 @@ def test_who_is_not_eligible_is_told_so(world: World, files: Registered) -> None
 
 
 @pytest.mark.parametrize(("arguments", "status", "said"), [
-    (("--prover", "false"), 2, "how many steps?"),
+    (("--count", 3, "--detect", 0.9, "--prover", "false"), 2, "--count and --detect exclude one another"),
     (("--count", 3), 2, "nobody is there to answer"),
     (("--steps", "0,1", "--prover", "false"), 2, "steps count from 1"),
     (("--steps", "3-13", "--prover", "false"), 2, "the head covers 12 steps"),

@@ -192,8 +192,8 @@ class World:
         """The prover's answer, in a file."""
         with tempfile.TemporaryDirectory() as work, out.open("wb") as file:
             where = RunFolder.open(folder or run.path)
-            pieces = responding.respond(where, self.connection(run.prover), self.signing(run.prover), challenge, Path(work))
-            for data in pieces:
+            connection, key = self.connection(run.prover), self.signing(run.prover)
+            for data in responding.respond(where, connection, key, challenge, Path(work)):
                 file.write(data)
         return out
 

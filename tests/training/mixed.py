@@ -68,7 +68,7 @@ class Mixed(Recipe):
 
     def transform(self, sample: Any) -> tuple[torch.Tensor, int]:
         image, label = sample
-        shifts = random.randint(-1, 1), int(np.random.randint(-1, 2))  # noqa: S311  # seeded, no secret
+        shifts = random.randint(-1, 1), int(np.random.randint(-1, 2))  # seeded, no secret
         x = torch.roll(torch.from_numpy(image).float() / 255, shifts, (0, 1))
         return (x + 0.05 * torch.randn(8, 8))[None], label
 

@@ -92,7 +92,7 @@ def test_standard_initialisation_by_the_kind_of_module() -> None:
 
 
 def draws() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: S311  # not for secrets
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # not for secrets
 
 
 def test_reseeding_repeats_and_isolation_gives_back() -> None:

@@ -100,7 +100,7 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 
 def test_flipped_bytes_decode_or_are_refused() -> None:
     data = encode_tree({"image": np.arange(6, dtype=np.int16).reshape(2, 3), "more": [torch.ones(2), 1.5, (True, "x")]})
-    generator = random.Random(0)  # noqa: S311  # not for secrets
+    generator = random.Random(0)  # not for secrets
     for position in range(len(data)):
         for _ in range(4):
             flipped = bytearray(data)
