@@ -17,7 +17,8 @@ from typing import TypeVar
 from polcommit import merkle, prf
 from polcommit import transcript as hashes
 from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, require_final, resolve
-from polcommit.encoding import Record, decode, digest, pack, tagged_hash
+from polcommit.encoding import Record, decode, digest
+from polcommit.envelopes import open_envelope, require_outer_signature
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
 from polcommit.events import Anchored, ChainIdentity, Challenged, Registered
 from polcommit.keys import key_id
@@ -25,7 +26,6 @@ from polcommit.records import (
     Challenge,
     Disclosure,
     EarlierChallenge,
-    Envelope,
     GenesisRecord,
     Manifest,
     OpenedLeaf,
@@ -34,9 +34,8 @@ from polcommit.records import (
     StepRecord,
     Verdict,
 )
-from polcommit.signing import envelope_message, verify, verify_receipt, verify_statement
+from polcommit.signing import verify_receipt, verify_statement
 
-MAX_ENVELOPE = 1 << 16
 R = TypeVar("R", bound=Record)
 
 
@@ -334,44 +333,6 @@ class PublicChecks:
             if records[step].samples != due:
                 found = records[step].samples
                 raise Refuted("V7", "samples that the order demands", at=step, expected=due, found=found)
-
-
-# --- shared with the prover -----------------------------------------------------------------------------------
-
-
-def open_envelope(event: Anchored) -> Envelope:
-    """V1: the envelope of an anchor, parsed; raises Refuted where it is none."""
-    try:
-        return decode(event.envelope, Envelope, max_size=MAX_ENVELOPE)
-    except EncodingError as error:
-        raise Refuted("V1", "envelope", expected="a canonical envelope", found=error) from error
-
-
-def require_outer_signature(chain: ChainIdentity, event: Anchored, envelope: Envelope, account: bytes) -> None:
-    """V3: the ciphertexts were signed for this run, sequence number, chain, contract and account, or Refuted."""
-    message = envelope_message(
-        commitment=event.commitment,
-        sealed_digest=sealed_digest(envelope),
-        run=event.run,
-        sequence=event.sequence,
-        chain_id=chain.chain_id,
-        contract=chain.contract,
-        account=account,
-    )
-    try:
-        verify(envelope.prover, "sign/envelope", message, envelope.signature)
-    except SignatureInvalid as error:
-        raise Refuted(
-            "V3",
-            "outer signature",
-            expected=f"by {envelope.prover.hex()} for run {event.run.hex()} of account {account.hex()}",
-            found="a signature of something else",
-        ) from error
-
-
-def sealed_digest(envelope: Envelope) -> bytes:
-    """SHA-256 over an envelope's ciphertexts, as the outer signature covers them."""
-    return tagged_hash("envelope", pack([(sealed.recipient, sealed.ciphertext) for sealed in envelope.sealed]))
 
 
 def environment_epoch(statement: Statement, step: int) -> int:

@@ -14,16 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit import prf
 from polcommit import transcript as hashes
-from polcommit.disclosure import sealed_digest
 from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, resolve
-from polcommit.encoding import decode, digest, encode
+from polcommit.encoding import decode, digest
 from polcommit.errors import BudgetExhausted, Refuted, UsageError
 from polcommit.events import ChainIdentity
 from polcommit.keys import key_id
 from polcommit.records import (
     Challenge,
     Disclosure,
-    Envelope,
     Fingerprint,
     GenesisRecord,
     Manifest,
@@ -33,14 +31,13 @@ from polcommit.records import (
     Receipt,
     RevealedHead,
     SampleLeaf,
-    Sealed,
     Sketch,
     StateIndex,
     Statement,
     StepRecord,
 )
-from polcommit.sealing import Purpose, derive, seal
-from polcommit.signing import envelope_message, sign, sign_statement, verify_statement
+from polcommit.sealing import derive
+from polcommit.signing import sign_statement
 from polcommit.transcript import Transcript
 from polcommit.tree import Tree
 
@@ -108,62 +105,6 @@ def next_head(run: Run, key: Ed25519PrivateKey) -> RevealedHead:
         recipients=tuple(sorted(key_id(verifier.recipient) for verifier in run.manifest.verifiers)),
     )
     return sign_statement(key, statement, derive(run.secret, "blinding/head", sequence))
-
-
-def envelope_purpose(chain: ChainIdentity, run: bytes, sequence: int, prover: bytes, recipient: bytes) -> Purpose:
-    """HPKE's info for one recipient's ciphertext of an anchor; `recipient` is a key id."""
-    return Purpose(
-        purpose="anchor",
-        run=run,
-        number=sequence,
-        chain_id=chain.chain_id,
-        contract=chain.contract,
-        sender=prover,
-        recipient=recipient,
-    )
-
-
-def opening_purpose(chain: ChainIdentity, run: bytes, challenge_id: int, prover: bytes, recipient: bytes) -> Purpose:
-    """HPKE's info for an opening; `recipient` is a key id."""
-    return Purpose(
-        purpose="opening",
-        run=run,
-        number=challenge_id,
-        chain_id=chain.chain_id,
-        contract=chain.contract,
-        sender=prover,
-        recipient=recipient,
-    )
-
-
-def make_envelope(head: RevealedHead, manifest: Manifest, chain: ChainIdentity, key: Ed25519PrivateKey) -> bytes:
-    """The encoded envelope: the head sealed to every eligible verifier, and the outer signature."""
-    verify_statement(manifest.prover, head)
-    statement = head.statement
-    recipients = sorted((key_id(verifier.recipient), verifier.recipient) for verifier in manifest.verifiers)
-    sealed = tuple(
-        Sealed(
-            recipient=identifier[:8],
-            ciphertext=seal(
-                encode(head),
-                public,
-                envelope_purpose(chain, statement.run, statement.sequence, manifest.prover, identifier),
-            ),
-        )
-        for identifier, public in recipients
-    )
-    unsigned = Envelope(prover=manifest.prover, sealed=sealed, signature=bytes(64))
-    message = envelope_message(
-        commitment=head.commitment,
-        sealed_digest=sealed_digest(unsigned),
-        run=statement.run,
-        sequence=statement.sequence,
-        chain_id=chain.chain_id,
-        contract=chain.contract,
-        account=manifest.account,
-    )
-    signature = sign(key, "sign/envelope", message)
-    return encode(Envelope(prover=manifest.prover, sealed=sealed, signature=signature))
 
 
 # --- answering a challenge ------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from polcommit import prf
 from polcommit import transcript as hashes
-from polcommit.disclosure import open_envelope
 from polcommit.draws import Drawn, resolve
 from polcommit.encoding import Record, decode, digest, encode, pack, tag, tagged_hash, unpack
+from polcommit.envelopes import make_envelope, open_envelope, purpose_of
 from polcommit.errors import EncodingError, Refuted, TransactionFailed, Unavailable
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Position, Registered
 from polcommit.keys import key_id
@@ -33,9 +33,7 @@ from polcommit.prover import (
     Run,
     accept_challenge,
     drawn_samples,
-    envelope_purpose,
     make_disclosure,
-    make_envelope,
     make_openings,
     next_head,
     opened_states,
@@ -634,7 +632,7 @@ class Verifier:
         """What this verifier finds in the envelope on the ledger. Raises SealBroken."""
         envelope = open_envelope(anchor)
         me = key_id(self.recipient.public_key().public_bytes_raw())
-        purpose = envelope_purpose(chain, anchor.run, anchor.sequence, envelope.prover, me)
+        purpose = purpose_of("anchor", chain, anchor.run, anchor.sequence, envelope.prover, me)
         sealed = next(sealed for sealed in envelope.sealed if sealed.recipient == me[:8])
         return decode(unseal(sealed.ciphertext, self.recipient, purpose), RevealedHead)
 

@@ -35,6 +35,7 @@ LAYERS = {
     # pure logic, no I/O
     "disclosure": 2,
     "draws": 2,
+    "envelopes": 2,
     "evidence": 2,
     "opening": 2,
     "policy": 2,

@@ -29,11 +29,11 @@ from fakes import (
 )
 
 from polcommit import transcript as hashes
-from polcommit.disclosure import open_envelope, sealed_digest
 from polcommit.encoding import decode, digest, encode
+from polcommit.envelopes import make_envelope, open_envelope, sealed_digest
 from polcommit.errors import BudgetExhausted, Refuted, Unavailable, UsageError
 from polcommit.events import Anchored
-from polcommit.prover import make_envelope, next_head
+from polcommit.prover import next_head
 from polcommit.records import (
     Challenge,
     EarlierChallenge,
@@ -366,7 +366,7 @@ def resigned(victim: Scene, thief: Prover) -> Anchored:
     stripped = open_envelope(victim.anchor)
     message = envelope_message(
         commitment=victim.anchor.commitment,
-        sealed_digest=sealed_digest(stripped),
+        sealed_digest=sealed_digest(stripped.sealed),
         run=thief.id,
         sequence=1,
         chain_id=victim.ledger.chain.chain_id,
@@ -408,7 +408,8 @@ def test_v3_an_outer_signature_for_another_place(elsewhere: Any) -> None:
         "contract": staged.ledger.chain.contract,
         "account": prover.account,
     }
-    message = envelope_message(commitment=head.commitment, sealed_digest=sealed_digest(envelope), **where | elsewhere)
+    covered = sealed_digest(envelope.sealed)
+    message = envelope_message(commitment=head.commitment, sealed_digest=covered, **where | elsewhere)
     signed = replace(envelope, signature=sign(prover.key, "sign/envelope", message))
     staged.anchor = prover.put(head.commitment, encode(signed))
     prover.heads.append(head)
@@ -442,7 +443,7 @@ def envelope_for(prover: Prover, head: Any, sequence: int) -> bytes:
     envelope = decode(make_envelope(head, prover.manifest, prover.ledger.chain, prover.key), Envelope)
     message = envelope_message(
         commitment=head.commitment,
-        sealed_digest=sealed_digest(envelope),
+        sealed_digest=sealed_digest(envelope.sealed),
         run=prover.id,
         sequence=sequence,
         chain_id=prover.ledger.chain.chain_id,

@@ -109,7 +109,7 @@ def connection(
 
     found = load_policy(policy)
     where = address(contract) if contract is not None else None
-    return connect(found, rpc=rpc or found.rpc or remembered, contract=where)
+    return connect(found, rpc=rpc if rpc is not None else found.rpc or remembered, contract=where)
 
 
 def read_policy(policy: Path | None) -> Policy:

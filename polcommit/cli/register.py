@@ -12,19 +12,20 @@ from polcommit.keys import Card, default_home, list_names, load
 
 
 def require_torch(purpose: str) -> None:
-    """Raises MissingExtra where torch is not installed; else sees to settings that must stand before it starts."""
+    """Raises MissingExtra where torch, or what comes with it, is not installed; else sees to settings that must stand before it starts."""
     import importlib.util
     import os
 
     from polcommit.session.processes import PATIENT
 
     os.environ.setdefault(*PATIENT)
-    try:
-        found = importlib.util.find_spec("torch")
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        raise MissingExtra("torch", purpose)
+    for name in ("torch", "numpy", "safetensors"):
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise MissingExtra("torch", purpose)
 
 
 @click.command()

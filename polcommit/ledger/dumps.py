@@ -17,7 +17,11 @@ from polcommit.ledger.rpc import Malformed, quantity
 
 
 def read_dump(packed: bytes, name: str) -> tuple[bytes, int]:
-    """A dump's JSON text, and the number of its latest block. Raises StorageError where it is damaged."""
+    """A dump's JSON text, with one genesis block, and the number of its latest block.
+
+    Raises:
+        StorageError: it is damaged.
+    """
     text = unzip(packed, name)
     try:
         state: Any = json.loads(text)
@@ -25,9 +29,25 @@ def read_dump(packed: bytes, name: str) -> tuple[bytes, int]:
         number = quantity(best, "block number") if isinstance(best, str) else int(best)
         if len(state["blocks"]) <= number:
             raise ValueError("blocks are missing")
-        return text, number
+        return _with_one_genesis(state, text), number
     except (ValueError, KeyError, TypeError, RecursionError, Malformed) as error:
         raise _damaged(name, error) from error
+
+
+def _with_one_genesis(state: dict[str, Any], text: bytes) -> bytes:
+    """Every anvil begins with a genesis block of its own and dumps it beside the one that it was given. The next one
+    would take any of them, in no order, and be another chain: all but the first are left out."""
+    found = [block for block in state["blocks"] if _number(block, "number") == 0]
+    if len(found) == 1:
+        return text
+    first = min(found, key=lambda block: _number(block, "timestamp"))
+    state["blocks"] = [first, *(block for block in state["blocks"] if _number(block, "number") != 0)]
+    return json.dumps(state).encode()
+
+
+def _number(block: dict[str, Any], name: str) -> int:
+    value = block["header"][name]
+    return quantity(value, name) if isinstance(value, str) else int(value)
 
 
 def unzip(packed: bytes, name: str) -> bytes:

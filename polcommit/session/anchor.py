@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from polcommit.envelopes import make_envelope
 from polcommit.errors import StorageError, TransactionFailed, UsageError
 from polcommit.events import Anchored
-from polcommit.prover import Run, make_envelope, next_head
+from polcommit.prover import Run, next_head
 from polcommit.records import RevealedHead
 from polcommit.session.connection import Connection
 from polcommit.session.processes import check_recorded

@@ -14,12 +14,11 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from polcommit.disclosure import open_envelope
 from polcommit.encoding import decode, tag
+from polcommit.envelopes import open_envelope, purpose_of
 from polcommit.errors import EncodingError, ProverUnavailable, Refuted, SignatureInvalid, Unavailable
 from polcommit.keys import key_id
 from polcommit.opening import MAX_RECORD
-from polcommit.prover import opening_purpose
 from polcommit.records import Challenge, Evidence, OpeningKey, Receipt, Refusal, SealedOpening
 from polcommit.sealing import SealBroken, unseal, unseal_stream
 from polcommit.session import bundle
@@ -129,7 +128,7 @@ def _prover_key(verification: Verification) -> bytes:
 def _opening_key(verifier: Verifier, verification: Verification, first: SealedOpening, prover: bytes) -> OpeningKey:
     chain = verification.ledger.identity()
     me = key_id(verifier.recipient.public_key().public_bytes_raw())
-    purpose = opening_purpose(chain, first.run, first.id, prover, me)
+    purpose = purpose_of("opening", chain, first.run, first.id, prover, me)
     try:
         inner = decode(unseal(first.sealed, verifier.recipient, purpose), OpeningKey)
         signed = opening_message(run=first.run, challenge_id=first.id, payload=inner.payload)

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from polcommit import transcript as hashes
-from polcommit.disclosure import open_envelope, require_outer_signature
 from polcommit.encoding import decode, digest
+from polcommit.envelopes import open_envelope, purpose_of, require_outer_signature
 from polcommit.errors import (
     EncodingError,
     Refuted,
@@ -28,7 +28,6 @@ from polcommit.errors import (
 )
 from polcommit.events import Anchored, Challenged
 from polcommit.keys import key_id
-from polcommit.prover import envelope_purpose
 from polcommit.records import Challenge, Evidence, Request, RevealedHead
 from polcommit.sealing import Purpose, SealBroken, new_secret, unseal
 from polcommit.session.connection import Connection
@@ -102,7 +101,7 @@ def open_head(verifier: Verifier, anchor: Anchored) -> RevealedHead:
     envelope = open_envelope(anchor)
     require_outer_signature(chain, anchor, envelope, registration.account)
     me = key_id(verifier.recipient.public_key().public_bytes_raw())
-    purpose = envelope_purpose(chain, anchor.run, anchor.sequence, envelope.prover, me)
+    purpose = purpose_of("anchor", chain, anchor.run, anchor.sequence, envelope.prover, me)
     mine = [sealed.ciphertext for sealed in envelope.sealed if sealed.recipient == me[:8]]
     if not mine:
         raise Unavailable(

@@ -77,7 +77,7 @@ def connect(policy: Policy, *, rpc: str | None = None, contract: bytes | None = 
         ChainUnavailable: no answer, or nobody says where to ask.
         WrongChain: another chain, contract or code than the policy's.
     """
-    url = rpc or policy.rpc
+    url = policy.rpc if rpc is None else rpc
     if url is None:
         raise ChainUnavailable("the policy names no RPC server of its chain", hint="give one with --rpc URL")
     policy = replace(policy, rpc=url, contract=policy.contract if contract is None else contract)

@@ -20,10 +20,11 @@ from types import TracebackType
 import torch
 
 from polcommit import transcript as hashes
-from polcommit.encoding import decode, digest, encode
+from polcommit.encoding import decode, encode
 from polcommit.errors import DataChanged, NotReproducible, StorageError, UsageError
 from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord
 from polcommit.session.recipes import require_same, run_recipe
+from polcommit.session.run import genesis_record
 from polcommit.session.selfcheck import SelfCheck, SelfChecks
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, set_determinism
@@ -237,24 +238,12 @@ class RecordedRun:
             self._resume(rollback)
 
     def _genesis(self) -> None:
-        run, registration = self._run, self._run.registration
-        assert registration is not None
+        run = self._run
         captured = self._engine.initial()
         run.states.put(0, captured.index, captured.content)
         run.drop_environments(0)
         run.add_environment(1, fingerprint(self._recipe.device))
-        event = registration.registered
-        record = GenesisRecord(
-            run=event.run,
-            manifest=digest(run.manifest),
-            beacon_block=registration.beacon_block,
-            beacon=registration.beacon,
-            state=hashes.state_digest(captured.index),
-            chain_id=registration.chain_id,
-            contract=registration.contract,
-            account=run.manifest.account,
-            prover=run.manifest.prover,
-        )
+        record = genesis_record(run, hashes.state_digest(captured.index))
         self._journal.append(encode(record))
         self._journal.sync()
         self._environment = 0

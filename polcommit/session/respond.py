@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit import transcript as hashes
 from polcommit.encoding import encode, tag
+from polcommit.envelopes import purpose_of
 from polcommit.errors import BudgetExhausted, Unavailable
 from polcommit.events import ChainIdentity
 from polcommit.keys import key_id
@@ -26,7 +27,6 @@ from polcommit.prover import (
     make_disclosure,
     make_openings,
     opened_states,
-    opening_purpose,
     receipts_that_count,
 )
 from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening, StateIndex
@@ -119,7 +119,7 @@ def _sealed(
     inner = OpeningKey(key=stream_key, payload=digest, signature=sign(key, "sign/opening", signed))
     verifier = run.manifest.eligible(challenge.request.verifier)
     assert verifier is not None     # accept_challenge has seen to it
-    purpose = opening_purpose(chain, run.id, challenge.id, run.manifest.prover, key_id(verifier.recipient))
+    purpose = purpose_of("opening", chain, run.id, challenge.id, run.manifest.prover, key_id(verifier.recipient))
     sealed = seal(encode(inner), verifier.recipient, purpose)
     yield message(SealedOpening(run=run.id, id=challenge.id, sealed=sealed))
     yield from chunked(seal_stream(payload(), stream_key, signed))

@@ -93,6 +93,23 @@ def _receipts(folder: RunFolder) -> Iterator[Receipt]:
         yield receipt
 
 
+def genesis_record(folder: RunFolder, state: bytes) -> GenesisRecord:
+    """Leaf 0 of the run's transcript; `state` is the digest of W_0. The run is registered."""
+    registration, manifest = folder.registration, folder.manifest
+    assert registration is not None
+    return GenesisRecord(
+        run=registration.registered.run,
+        manifest=digest(manifest),
+        beacon_block=registration.beacon_block,
+        beacon=registration.beacon,
+        state=state,
+        chain_id=registration.chain_id,
+        contract=registration.contract,
+        account=manifest.account,
+        prover=manifest.prover,
+    )
+
+
 def drop_extra_states(folder: RunFolder) -> None:
     """Remove states that were kept for a self-check only, once nothing waits to be checked."""
     if folder.checks.pending():

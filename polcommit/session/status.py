@@ -7,7 +7,7 @@ from typing import Any
 
 from polcommit import transcript as hashes
 from polcommit.encoding import decode, digest, pack, tagged_hash
-from polcommit.errors import PolcommitError
+from polcommit.errors import MissingExtra, PolcommitError
 from polcommit.records import GenesisRecord, SampleLeaf, StepRecord
 from polcommit.session.run import load_run
 from polcommit.signing import verify_receipt
@@ -55,6 +55,8 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
             progress(position, len(checks))
         try:
             check()
+        except MissingExtra:
+            raise
         except (PolcommitError, ValueError) as error:
             yield f"{what}: {error}"
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 import torch
 
 from polcommit import transcript as hashes
-from polcommit.encoding import digest, encode
-from polcommit.records import GenesisRecord, StepRecord
+from polcommit.encoding import encode
+from polcommit.records import StepRecord
 from polcommit.session.recipes import run_recipe
+from polcommit.session.run import genesis_record
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, set_determinism
 from polcommit.training.loading import Loader
@@ -39,18 +40,7 @@ def forge(run: RunFolder, stolen: Mapping[str, torch.Tensor]) -> None:
     run.add_environment(1, fingerprint(recipe.device))
     run.states.put(0, first.index, first.content)
     with run.lock(), run.journal() as journal:
-        event = registration.registered
-        genesis = GenesisRecord(
-            run=event.run,
-            manifest=digest(run.manifest),
-            beacon_block=registration.beacon_block,
-            beacon=registration.beacon,
-            state=hashes.state_digest(first.index),
-            chain_id=registration.chain_id,
-            contract=registration.contract,
-            account=run.manifest.account,
-            prover=run.manifest.prover,
-        )
+        genesis = genesis_record(run, hashes.state_digest(first.index))
         journal.append(encode(genesis))
         for batch in Loader(recipe, engine.seed, 1, recipe.steps):
             result = engine.step(batch)     # for the loss, and optimizer state of the right form; then overwritten

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from unsteady import Unsteady
-from world import Ask, Registered, World, at_home, train
+from world import PYTHON, Ask, Registered, World, at_home, train
 
 from polcommit.encoding import decode
 from polcommit.errors import Contradiction, DataChanged, NotReproducible, StorageError
@@ -42,7 +43,8 @@ def epochs(world: World) -> Registered:
     """Begun on this process's threads, and, after `--rollback`, finished on another number of them."""
     run = world.runs["epochs"]
     with at_home(world.home("bob")):
-        train(run.path, die_in=7)
+        train(run.path, die_in=7, self_check="before-anchor")
+    assert run.folder.checks.pending() == (1, 2, 3)
     before = run.folder.journal_path.read_bytes()
     other = other_threads()
     refused = world.cli("bob", "record", run.path, **other).require(3)
@@ -70,7 +72,8 @@ def test_a_rollback_goes_to_the_kept_state_and_begins_an_epoch(epochs: Registere
 
 def test_steps_are_settled_where_they_were_recorded(world: World, epochs: Registered, tmp_path: Path) -> None:
     """Steps of the second epoch are accepted in its environment; beside steps of the first nobody can settle both."""
-    world.anchor(epochs)
+    world.anchor(epochs)        # which re-executes what was queued, each step in its own environment
+    assert {1, 2, 3} <= {*epochs.folder.checks.done()} and not epochs.folder.checks.pending()
     vera = world.verifier("vera")
     late = world.announce(vera, "vera", epochs.id, Ask(strategy="list", steps=(6, 11)))
     early = world.announce(vera, "vera", epochs.id, Ask(strategy="list", steps=(3,)))
@@ -83,6 +86,20 @@ def test_steps_are_settled_where_they_were_recorded(world: World, epochs: Regist
     assert (verdict.verdict, verdict.reexecuted) == ("inconclusive", (10,))
     (finding,) = verdict.findings
     assert (finding.check, finding.step) == ("V10", 2) and "threads=" in finding.expected
+
+
+def test_an_epoch_without_a_step_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    """Opened in another environment at a kept state, which needs no rollback, and left again before the first step."""
+    run = world.runs["epochs"]
+    path = copied(run, tmp_path / "run")
+    train(path, die_in=5)
+    command = [PYTHON, "-c", "import sys, polcommit; polcommit.record(sys.argv[1])", str(path)]
+    subprocess.run(command, env=world.environment("bob", **other_threads()), check=True, timeout=120)
+    assert [epoch.first for epoch in RunFolder.open(path).environments()] == [1, 5]
+    assert train(path) == 12
+    folder = RunFolder.open(path)
+    first, *more = folder.environments()
+    assert all(epoch.fingerprint == first.fingerprint for epoch in more) and not list(damage(folder))
 
 
 def test_what_an_anchor_covers_is_never_rolled_back(world: World, small: Registered, tmp_path: Path) -> None:

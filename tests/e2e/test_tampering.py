@@ -16,8 +16,8 @@ import torch
 from blake3 import blake3
 from world import Ask, InThisProcess, Registered, World, flip, one_process, regenerate_here, train
 
-from polcommit.disclosure import sealed_digest
 from polcommit.encoding import decode, encode
+from polcommit.envelopes import sealed_digest
 from polcommit.errors import PolcommitError
 from polcommit.records import Disclosure, Envelope, Openings, Receipt
 from polcommit.session import answer as answering
@@ -118,7 +118,7 @@ def test_an_envelope_stripped_and_signed_again_is_rejected(world: World, small: 
     chain = connection.ledger.identity()
     message = envelope_message(
         commitment=theirs.commitment,
-        sealed_digest=sealed_digest(stripped),
+        sealed_digest=sealed_digest(stripped.sealed),
         run=run.id,
         sequence=1,
         chain_id=chain.chain_id,
