@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from typing import IO, TYPE_CHECKING, cast
 
 import click
 
-from polcommit import sampling
 from polcommit.cli import common
 from polcommit.cli.asking import ProverCommand
 from polcommit.cli.present import verdict_json, verdict_text
@@ -25,11 +23,9 @@ if TYPE_CHECKING:
     from polcommit.records import Challenge as ChallengeRecord
     from polcommit.records import Evidence, Receipt
     from polcommit.session.answer import Options
-    from polcommit.session.challenge import Ask, Verifier
+    from polcommit.session.challenge import Verifier
     from polcommit.session.pending import ChallengeFolder
 
-MAX_LISTED = 1 << 20     # steps of one list
-DETECT = 0.95       # where neither --count nor --detect is given
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
 
@@ -95,7 +91,7 @@ def challenge(
         require_torch("re-executing steps")
         if command is None and opening is None:
             raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
-    ask = _ask(steps, count, detect, fraction, with_openings)
+    ask = ask_for(steps, count, detect, fraction, with_openings)
     common.require_writable(out or Path("evidence"), request, receipt)
     released = _model(model)
     chain = common.connection(policy, rpc, contract)
@@ -141,59 +137,6 @@ def _command(text: str) -> list[str]:
     return words
 
 
-def _ask(steps: str, count: int | None, detect: float | None, fraction: float | None, clear: bool) -> _Asked:
-    """What to ask for; how many, by --detect, is only known with the head."""
-    if steps != "random":
-        if count is not None or detect is not None:
-            raise UsageError("--count and --detect go with --steps random")
-        return _Asked(listed=_listed(steps), clear=clear)
-    if count is not None and detect is not None:
-        raise UsageError("--count and --detect exclude one another")
-    if count is None and detect is None:
-        detect = DETECT
-    if fraction is not None and count is not None:
-        raise UsageError("--fraction goes with --detect, not with --count")
-    return _Asked(count=count or 0, detect=detect, fraction=fraction, clear=clear)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    listed: tuple[int, ...] = ()
-    count: int = 0
-    detect: float | None = None
-    fraction: float | None = None
-    clear: bool = False
-
-    def of(self, population: int, fraction: float) -> Ask:
-        """For a head of this many steps."""
-        from polcommit.session.challenge import Ask
-
-        if self.listed:
-            return Ask(strategy="list", steps=self.listed, clear_openings=self.clear)
-        count = self.count
-        if self.detect is not None:
-            count = sampling.draws_needed(population, fraction if self.fraction is None else self.fraction, self.detect)
-            common.say(f"drawing {count} of {population} steps")
-        return Ask(strategy="random", count=count, clear_openings=self.clear)
-
-
-def _listed(text: str) -> tuple[int, ...]:
-    found: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not all(re.fullmatch("[0-9]{1,18}", number) for number in ((first, last) if dash else (first,))):
-            raise UsageError(f"--steps {text!r}", hint="'random', or a list like 3,17,40-42")
-        listed = range(int(first), int(last or first) + 1)
-        if not listed:
-            raise UsageError(f"--steps {text!r}: {first} is behind {last}", hint="write the lower step first")
-        if len(found) + len(listed) > MAX_LISTED:
-            raise UsageError(f"--steps {text!r} lists too many steps", hint=f"at most {MAX_LISTED}, or draw at random")
-        found.update(listed)
-    if 0 in found:
-        raise UsageError("steps count from 1")
-    return tuple(sorted(found))
-
-
 def _model(path: Path | None):  # type: ignore[no-untyped-def]
     if path is None:
         return None
@@ -213,7 +156,7 @@ class _Job:
     receipt: Path | None
     as_json: bool
 
-    def begin(self, asked: _Asked, sequence: int | None) -> ChallengeFolder | None:
+    def begin(self, asked: Asked, sequence: int | None) -> ChallengeFolder | None:
         """A new challenge; None where the anchor itself was refuted, and the verdict given."""
         from polcommit.session import challenge as challenging
 
@@ -245,8 +188,13 @@ class _Job:
     def _send(self, folder: ChallengeFolder) -> ChallengeRecord:
         from polcommit.session import challenge as challenging
 
-        with common.progress("waiting for the draw") as bar:
-            return challenging.send(self.verifier, folder, bar)
+        try:
+            with common.progress("waiting for the draw") as bar:
+                return challenging.send(self.verifier, folder, bar)
+        except BaseException:
+            if folder.pending is not None:      # signed, and perhaps sent
+                _say_resumable(folder.id or self._challenges().waiting(self.run)[-1])
+            raise
 
     def write_request(self, folder: ChallengeFolder, path: Path) -> int:
         """The first of the three files."""
@@ -345,5 +293,9 @@ def _resumable(number: int) -> Iterator[None]:
     except ProverUnavailable:       # its hint says so
         raise
     except BaseException:
-        common.say(f"challenge {number} has no verdict yet: finish it with --resume {number}, with the same draw")
+        _say_resumable(number)
         raise
+
+
+def _say_resumable(number: int) -> None:
+    common.say(f"challenge {number} has no verdict yet: finish it with --resume {number}, with the same draw")

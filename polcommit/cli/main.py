@@ -5,6 +5,7 @@ Exit status: 0 accepted or done, 1 rejected, 2 usage, 3 could not be checked, or
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -128,6 +129,8 @@ def _explained(error: Exception) -> PolcommitError:
         return Unavailable("whoever was to read the output has gone away before all of it was written")
     if isinstance(error, OSError):
         reason = (error.strerror or str(error)).lower()
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            reason = f"disk full ({reason})"
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return Unavailable(where + reason, hint="nothing recorded is lost; mend this and run the same command again")
     if isinstance(error, ImportError):

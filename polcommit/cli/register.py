@@ -12,7 +12,7 @@ from polcommit.keys import Card, default_home, list_names, load
 
 
 def require_torch(purpose: str) -> None:
-    """Raises MissingExtra where torch, or what comes with it, is not installed; else sees to settings that must stand before it starts."""
+    """Raises MissingExtra where torch is not installed; else sees to settings that must stand before it starts."""
     import importlib.util
     import os
 

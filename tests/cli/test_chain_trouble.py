@@ -35,6 +35,12 @@ def chain_commands(world: World, tmp_path: Path) -> dict[str, tuple[object, ...]
     }
 
 
+def some(world: World, tmp_path: Path) -> dict[str, tuple[object, ...]]:
+    """Of those, the ones that are quick: all of them connect in the same way."""
+    commands = chain_commands(world, tmp_path)
+    return {name: commands[name] for name in ("anchor", "verify")}
+
+
 def nothing_written(tmp_path: Path) -> None:
     assert not [name for name in ("new", "request", "evidence", "opening") if (tmp_path / name).exists()]
 
@@ -109,7 +115,7 @@ def test_another_chain(world: World, other: tuple[Path, str], tmp_path: Path) ->
     def check(words: tuple[object, ...]) -> None:
         assert_one_line(world(*words, "--rpc", other[1]), 3, "genesis block is ")
 
-    all_of(chain_commands(world, tmp_path), check)
+    all_of(some(world, tmp_path), check)
     nothing_written(tmp_path)
 
 
@@ -123,7 +129,7 @@ def test_an_address_without_code(world: World, tmp_path: Path) -> None:
         result = world(*words, "--contract", "0x" + "12" * 20)
         assert_one_line(result, 3, "there is no contract at 0x1212")
 
-    all_of(chain_commands(world, tmp_path), check)
+    all_of(some(world, tmp_path), check)
     nothing_written(tmp_path)
     for bad in ("0x12", "registry", "0x" + "zz" * 20):
         assert_one_line(world("verify", world.evidence, "--contract", bad), 2, bad)
@@ -140,7 +146,7 @@ def test_a_contract_with_other_code(world: World, tmp_path: Path) -> None:
     def check(words: tuple[object, ...]) -> None:
         assert_one_line(world(*words, "--contract", address), 3, "which the policy does not list")
 
-    all_of(chain_commands(world, tmp_path), check)
+    all_of(some(world, tmp_path), check)
     nothing_written(tmp_path)
 
 
@@ -339,7 +345,7 @@ def test_devnet_commands(world: World, tmp_path: Path) -> None:
     assert_one_line(world("devnet", "fund", "alice"), 2, "'alice'")
     assert_one_line(world("devnet", "fund", "0x" + "12" * 20, "--ether", -1), 2, "--ether")
     env = {"POLCOMMIT_ANVIL": "/nowhere/anvil"}
-    assert_one_line(polcommit("devnet", "start", home=tmp_path, env=env), 3, "/nowhere/anvil")
+    assert_one_line(polcommit("devnet", "start", "--port", free_port(), home=tmp_path, env=env), 3, "/nowhere/anvil")
     env = {"POLCOMMIT_ANVIL": "/bin/false"}
     result = polcommit("devnet", "start", "--port", free_port(), home=tmp_path, env=env)
     assert_one_line(result, 3, "anvil ended at once")

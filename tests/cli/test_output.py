@@ -164,7 +164,7 @@ def test_a_result_that_cannot_be_written_is_not_done(world: World) -> None:
             stdout=full, stderr=subprocess.PIPE, env=environment(world.home), check=False,
         )  # fmt: skip
     assert done.returncode == 3
-    assert done.stderr.decode().startswith("polcommit: no space left on device\n")
+    assert done.stderr.decode().startswith("polcommit: disk full (no space left on device)\n")
     assert "Exception ignored" not in done.stderr.decode()
 
 

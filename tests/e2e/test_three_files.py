@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from world import Ask, Finished, Registered, World, at_home, ended, train
+from world import Ask, Finished, Registered, World, at_home, ended, one_process, train
 
 from polcommit import transcript as hashes
 from polcommit.encoding import digest
@@ -226,13 +226,14 @@ def test_beyond_its_budget_a_verifier_is_shown_nothing(world: World, budgeted: R
     first = world.announce(vera, "vera", budgeted.id, Ask(strategy="list", steps=(1, 2, 3, 4)))
     second = world.announce(vera, "vera", budgeted.id, Ask(strategy="list", steps=(4, 5)))
     third = world.announce(victor, "victor", budgeted.id, Ask(strategy="list", steps=(5,)))
-    assert world.settle(budgeted, vera, first, tmp_path / "1").verdict.verdict == "accepted"
-    refused = world.settle(budgeted, vera, second, tmp_path / "2").verdict
+    with one_process():
+        assert world.settle(budgeted, vera, first, tmp_path / "1").verdict.verdict == "accepted"
+        refused = world.settle(budgeted, vera, second, tmp_path / "2").verdict
+        accepted = world.settle(budgeted, victor, third, tmp_path / "3").verdict
     assert refused.verdict == "inconclusive" and refused.reexecuted == ()
     (finding,) = refused.findings
     assert (finding.check, finding.what) == ("V6", "disclosure budget exhausted")
     assert "5 steps would be disclosed" in finding.found
-    accepted = world.settle(budgeted, victor, third, tmp_path / "3").verdict
     assert accepted.verdict == "accepted"
     left = {budget.verifier: budget.steps for budget in accepted.budgets}
     assert left == {vera.public: 0, victor.public: 3}
