@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from polcommit import merkle, prf
 from polcommit import transcript as hashes
-from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, require_final, resolve
+from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, outcome, require_final, resolve
 from polcommit.encoding import Record, decode, digest
 from polcommit.envelopes import open_envelope, require_outer_signature
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
@@ -218,6 +218,11 @@ class PublicChecks:
             raise Refuted("V5", "anchor after the beacon", expected=f"after block {number}", found=found)
         if any(head.statement.genesis != digest(genesis) for head in self._disclosure.heads):
             raise Refuted("V5", "genesis of the statements", expected=digest(genesis), found="another")
+        for head in self._disclosure.heads:
+            complete = head.statement.steps == manifest.steps
+            if head.statement.final != complete:
+                what = f"whether head {head.statement.sequence} is final"
+                raise Refuted("V5", what, expected=complete, found=head.statement.final)
         if known.statement.steps > manifest.steps:
             raise Refuted("V5", "number of steps", expected=f"at most {manifest.steps}", found=known.statement.steps)
         known.genesis, known.seed = genesis, hashes.run_seed(value)
@@ -250,22 +255,21 @@ class PublicChecks:
         """What became of the earlier challenges, by the receipts that the prover must include."""
         receipts: dict[int, Receipt] = {}
         for raw in self._disclosure.receipts:
-            receipt = _receipt(raw)
-            number = receipt.verdict.challenge_id
+            signed = _receipt(raw)
+            number = signed.verdict.challenge_id
             if number is None or number in receipts:
                 raise Refuted("V6", "receipts", expected="one for each earlier challenge", found=number)
-            receipts[number] = receipt
+            receipts[number] = signed
         earlier, verdicts = [], []
         counted = counted_challenges(self._chain, self.established.manifest, self._ledger.challenges(event.run))
         for other in counted:
             if other.id >= event.id:
                 continue
-            found = receipts.pop(other.id, None)
-            answered = found is not None and answers(found.verdict, other)
-            if found is not None and answered:
-                verdicts.append(found.verdict)
-            outcome = found.verdict.verdict if found is not None and answered else "unanswered"
-            earlier.append(EarlierChallenge(id=other.id, verifier=other.verifier, outcome=outcome))
+            receipt: Receipt | None = receipts.pop(other.id, None)
+            verdict = receipt.verdict if receipt is not None and answers(receipt.verdict, other) else None
+            if verdict is not None:
+                verdicts.append(verdict)
+            earlier.append(EarlierChallenge(id=other.id, verifier=other.verifier, outcome=outcome(verdict)))
         if receipts:
             raise Refuted("V6", "receipts", expected="only of earlier challenges", found=sorted(receipts))
         self.established.earlier, self.established.verdicts = tuple(earlier), tuple(verdicts)

@@ -80,6 +80,18 @@ def answers(verdict: Verdict, event: Challenged) -> bool:
     return (verdict.run, verdict.verifier, asked) == (event.run, event.verifier, event.request)
 
 
+#: Outcomes of earlier challenges after which no verdict is better than inconclusive: otherwise a prover whose forged
+#: steps were drawn says nothing, or pleads a budget, or finds another verifier, and is drawn again.
+BLOCKING = frozenset({"unanswered", "refused", "rejected"})
+
+
+def outcome(verdict: Verdict | None) -> str:
+    """What became of a challenge: its verdict; 'unanswered' without one, 'refused' if nothing was opened for it."""
+    if verdict is None:
+        return "unanswered"
+    return "refused" if verdict.verdict == "inconclusive" and verdict.openings is None else verdict.verdict
+
+
 def challenge_event(
     ledger: Ledger, chain: ChainIdentity, manifest: Manifest, anchor: Anchored, challenge: Challenge
 ) -> Challenged:

@@ -70,7 +70,13 @@ class VerificationError(PolcommitError):
 
 
 class EncodingError(VerificationError, ValueError):
-    """Bytes are not the one encoding of a valid value, or a value has no encoding."""
+    """Bytes are not the one encoding of a valid value, or a value has no encoding.
+
+    Where it says 'no' about somebody's message it becomes a finding (V1); one that escapes as it is says that
+    something could not be done.
+    """
+
+    exit_status = 3
 
 
 class ProofError(VerificationError):

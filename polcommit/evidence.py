@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from polcommit.disclosure import Established, PublicChecks
-from polcommit.draws import Ledger
+from polcommit.draws import BLOCKING, Ledger
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable, UsageError
 from polcommit.policy import Policy
@@ -93,12 +93,27 @@ def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: di
         chain_id=claimed.chain_id, genesis=claimed.genesis, contract=claimed.contract, code=claimed.code
     )
     policy.require_chain(ledger.identity())
+    _require_seen(claimed, ledger)
     known = _check_steps(evidence, ledger, checks)
     _check_fields(claimed, policy, ledger, evidence, known)
     _check_own(claimed)
     if claimed.verdict == "accepted":
         _check_accepted(claimed, known)
     _check_demands(claimed, policy)
+
+
+def _require_seen(claimed: Verdict, ledger: Ledger) -> None:
+    """The blocks that the verdict refers to are there, as they were. A server that lags behind is no refutation.
+
+    Raises:
+        Refuted: a block has another hash: the log that is referred to is on another branch, or made up.
+        Unavailable: the chain, as this server knows it, has not come as far.
+    """
+    for reference in (claimed.registration, claimed.anchor, claimed.challenge):
+        if reference is not None:
+            block = ledger.block(reference.block)
+            if block.hash != reference.block_hash:
+                raise Refuted("V2", f"block {reference.block}", expected=reference.block_hash, found=block.hash)
 
 
 def _check_steps(evidence: Evidence, ledger: Ledger, checks: dict[str, str]) -> Established | None:
@@ -144,6 +159,8 @@ def _check_own(claimed: Verdict) -> None:
         raise Refuted("V1", "checks of the verdict", expected="V1 to V13, in order", found=", ".join(names[:20]))
     if not set(claimed.reexecuted) <= set(claimed.steps) or list(claimed.reexecuted) != sorted(set(claimed.reexecuted)):
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    if claimed.request is not None and claimed.request.verifier != claimed.verifier:
+        raise Refuted("V1", "verifier of the challenge", expected=claimed.request.verifier, found=claimed.verifier)
     if claimed.basis != ("bit-exact" if claimed.verdict == "accepted" else "none"):
         raise Refuted("V1", "basis", expected=f"that of a verdict '{claimed.verdict}'", found=claimed.basis)
     due = 0.0
@@ -168,15 +185,14 @@ def _check_accepted(claimed: Verdict, known: Established | None) -> None:
         raise Refuted("V1", "V13 of an accepted run", expected="passed where there is a model", found=claimed.model)
     if claimed.reexecuted != claimed.steps:
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
-    unanswered = [earlier.id for earlier in claimed.challenges if earlier.outcome == "unanswered"]
-    if unanswered:
-        raise Refuted("V6", f"challenge {unanswered[0]}", expected="a verdict", found="unanswered")
+    for earlier in claimed.challenges:
+        if earlier.outcome in BLOCKING:
+            raise Refuted("V6", f"challenge {earlier.id}", expected="accepted", found=earlier.outcome)
     if claimed.sketched != len(known.draw.opened_kept):
         raise Refuted("V1", "sketches compared", expected=len(known.draw.opened_kept), found=claimed.sketched)
-    for step in known.draw.steps:
-        due = known.statement.environments[known.records[step].environment][1]
+    for first, due in known.statement.environments:
         if claimed.environment != due:
-            raise Refuted("V1", "environment of the re-execution", at=step, expected=due, found=claimed.environment)
+            raise Refuted("V1", "environment of the re-execution", at=first, expected=due, found=claimed.environment)
 
 
 def _check_demands(claimed: Verdict, policy: Policy) -> None:

@@ -12,6 +12,7 @@ from polcommit import prf
 from polcommit.encoding import tagged_hash
 from polcommit.errors import UsageError
 from polcommit.records import Request
+from polcommit.records.challenge import MAX_DRAWN
 
 
 def draw(seed: bytes, request: Request, steps: int) -> tuple[int, ...]:
@@ -59,14 +60,12 @@ def draws_needed(population: int, fraction: float, probability: float) -> int:
     if not 0 < probability < 1:
         raise UsageError(f"probability {probability}", hint="above 0 and below 1")
     forged = forged_steps(population, fraction)
-    low, high = 1, population
-    while low < high:
-        middle = (low + high) // 2
-        if detection(population, forged, middle) >= probability:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    misses = 1.0            # as in `detection`, one draw after the other: a head may claim any number of steps
+    for drawn in range(1, min(population, MAX_DRAWN) + 1):
+        misses *= max(0, population - forged - drawn + 1) / (population - drawn + 1)
+        if 1.0 - misses >= probability:
+            return drawn
+    raise UsageError(f"no {MAX_DRAWN} steps detect that little", hint="ask for a larger fraction or less probability")
 
 
 def kept_steps(keep: int, anchored: tuple[int, ...]) -> tuple[int, ...]:

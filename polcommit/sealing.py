@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from polcommit.encoding import pack, tag, u64
-from polcommit.errors import VerificationError
+from polcommit.errors import UsageError, VerificationError
 
 SUITE_NAME = "x25519-hkdf-sha256-chacha20poly1305"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
@@ -52,6 +52,14 @@ class SealBroken(VerificationError):
 def seal(plaintext: bytes, recipient: bytes, purpose: Purpose) -> bytes:
     """HPKE ciphertext (32 bytes encapsulated key, then AEAD) for the holder of X25519 key `recipient`."""
     return _SUITE.encrypt(plaintext, X25519PublicKey.from_public_bytes(recipient), info=purpose.info())
+
+
+def require_sealable(recipient: bytes) -> None:
+    """Raises UsageError if nothing can be sealed to this key: found out at registration, not after training."""
+    try:
+        _SUITE.encrypt(b"", X25519PublicKey.from_public_bytes(recipient), info=b"")
+    except ValueError as error:
+        raise UsageError(f"{recipient.hex()} is no key that can be sealed to", hint="ask for the verifier's card") from error
 
 
 def unseal(ciphertext: bytes, key: X25519PrivateKey, purpose: Purpose) -> bytes:

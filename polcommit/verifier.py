@@ -19,7 +19,7 @@ from typing import Any
 from polcommit import __version__
 from polcommit import transcript as hashes
 from polcommit.disclosure import Established, PublicChecks, pack_float
-from polcommit.draws import Ledger
+from polcommit.draws import BLOCKING, Ledger
 from polcommit.encoding import decode, digest, pack, tagged_hash
 from polcommit.errors import EncodingError, Refuted, Unavailable
 from polcommit.events import Anchored
@@ -117,8 +117,9 @@ class Verification:
         except _Ended:
             return False
         for earlier in self.established.earlier:
-            if earlier.outcome == "unanswered":
-                self._doubt("V6", f"challenge {earlier.id} is unanswered", expected="a verdict", found="unanswered")
+            if earlier.outcome in BLOCKING:
+                what = f"challenge {earlier.id} was {earlier.outcome}"
+                self._doubt("V6", what, expected="an opening that was accepted", found=earlier.outcome)
         return True
 
     # --- V8, V9: what digests settle --------------------------------------------------------------------------
@@ -153,6 +154,8 @@ class Verification:
             )
         self.environment = report.environment
         try:
+            if self._foreign(report):
+                return
             with self._step("V8"):
                 check_report(known, self.openings, report)
             with self._step("V12"):
@@ -167,23 +170,36 @@ class Verification:
         except _Ended:
             return
 
+    def _foreign(self, report: ReplayReport) -> bool:
+        """V10: whether any step of the run was recorded elsewhere. Then bits settle nothing, for or against it.
+
+        Any step, not only the drawn ones: forged steps that claim an environment of their own could be drawn
+        without ever being refuted, and drawn again until none of them is met.
+        """
+        assert self.disclosure is not None and self.established is not None and self.openings is not None
+        epochs = zip(self.established.statement.environments, self.disclosure.environments, strict=True)
+        foreign = [(first, claimed) for (first, _), claimed in epochs if claimed != report.environment]
+        if not foreign:
+            return False
+        first, claimed = foreign[0]
+        differs = claimed.difference(report.environment)
+        self._doubt(
+            "V10",
+            "re-executed in another environment than the prover's",
+            step=first,
+            expected="; ".join(f"{name}={there}" for name, there, _ in differs),
+            found="; ".join(f"{name}={here}" for name, _, here in differs),
+        )
+        with self._step("V8"):
+            check_sketches(self.openings, report)
+        settled = {"V8": report.refuted is None, "V9": False, "V12": report.initial == self.established.state(0)}
+        self.checks.update({check: "passed" if holds else "not settled" for check, holds in settled.items()})
+        return True
+
     def _v10_step(self, replayed: ReplayedStep) -> None:
-        """V9, V10: the same batch, and the same bits after it, in the same environment."""
+        """V9, V10: the same batch, and the same bits after it."""
         assert self.established is not None and self.established.records is not None
-        assert self.disclosure is not None and self.environment is not None
         record = self.established.records[replayed.step]
-        claimed = self.disclosure.environments[record.environment]
-        if claimed != self.environment:
-            differs = claimed.difference(self.environment)
-            self._doubt(
-                "V10",
-                "re-executed in another environment than the prover's",
-                step=replayed.step,
-                expected="; ".join(f"{name}={there}" for name, there, _ in differs),
-                found="; ".join(f"{name}={here}" for name, _, here in differs),
-            )
-            self.checks["V9"] = "not settled"
-            return
         difference = next(iter(differences(record, replayed)), None)
         if difference is None:
             self.reexecuted.append(replayed.step)
@@ -362,6 +378,11 @@ def check_report(known: Established, openings: Openings, report: ReplayReport) -
         raise Unavailable("the re-execution did not report every step", hint="run it again")
     if tuple(step for step, _ in report.sketches) != known.draw.opened_kept:
         raise Unavailable("the re-execution did not report every sketch", hint="run it again")
+    check_sketches(openings, report)
+
+
+def check_sketches(openings: Openings, report: ReplayReport) -> None:
+    """V8: the sketches that were recomputed are those that the prover gave; exact in every environment."""
     given = {sketch.step: sketch.values for sketch in openings.sketches}
     for step, values in report.sketches:
         if tuple(map(pack_float, values)) != tuple(map(pack_float, given[step])):

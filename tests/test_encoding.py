@@ -362,7 +362,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "Eligible.samples": counts,
     "StepRecord.step": st.integers(1, (1 << 64) - 1),
     "StepRecord.environment": counts,
-    "Statement.size": st.integers(2, (1 << 64) - 1),
+    "Statement.size": st.integers(2, (1 << 32) + 1),
     "Refusal.reason": st.sampled_from(["budget", "irreproducible", "invalid"]),
     "Verdict.verdict": st.sampled_from(["accepted", "rejected", "inconclusive"]),
     "Sketch.values": st.lists(st.floats(allow_nan=False), min_size=64, max_size=64).map(tuple),
@@ -618,8 +618,8 @@ def test_only_records_that_stand_alone_have_a_digest() -> None:
         digest(TreeHead(size=1, root=bytes(32)))
 
 
-def test_an_encoding_error_is_a_no() -> None:
-    assert issubclass(EncodingError, VerificationError) and EncodingError.exit_status == 1
+def test_an_encoding_error_is_a_no_only_where_it_becomes_a_finding() -> None:
+    assert issubclass(EncodingError, VerificationError) and EncodingError.exit_status == 3
 
 
 # --- records: what cannot exist ---------------------------------------------------------------------------------

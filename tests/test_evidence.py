@@ -250,10 +250,28 @@ def test_a_lie_of_a_trusted_verifier_is_refuted(bundle: Bundle, name: str) -> No
 @pytest.mark.parametrize("reference", ["anchor", "registration", "challenge"])
 def test_a_lie_about_where_a_log_stands(bundle: Bundle, reference: str, name: str) -> None:
     truth = getattr(bundle.evidence.receipt.verdict, reference)
-    lie = replace(truth, **{name: 77 if name in ("block", "log_index") else OTHER})
+    lie = replace(truth, **{name: 77 if name == "log_index" else truth.block - 1 if name == "block" else OTHER})
     judgement = bundle.judge(bundle.telling(**{reference: lie}))
     assert judgement.verdict == "rejected"
-    assert judgement.findings[0].what in (f"'{reference}' in the verdict", "challenge on the ledger")
+    assert judgement.findings[0].what in (
+        f"'{reference}' in the verdict",
+        "challenge on the ledger",
+        f"block {lie.block}",
+    )
+
+
+def test_the_signer_is_the_challenger(bundle: Bundle) -> None:
+    """A trusted key's word is about its own challenge: what another verifier saw, it cannot have seen."""
+    request = replace(bundle.evidence.receipt.verdict.request, verifier=OTHER)  # type: ignore[type-var]
+    judgement = bundle.judge(bundle.telling(request=request))
+    assert judgement.verdict == "rejected"
+
+
+def test_a_server_that_lags_behind_refutes_nothing(bundle: Bundle) -> None:
+    """The block that a verdict refers to has not come yet, as far as this server knows: could not be checked."""
+    later = replace(bundle.evidence.receipt.verdict.anchor, block=77)
+    with pytest.raises(Unavailable):
+        bundle.judge(bundle.telling(anchor=later))
 
 
 @pytest.mark.parametrize(

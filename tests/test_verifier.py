@@ -168,13 +168,14 @@ def test_an_earlier_head_can_be_challenged() -> None:
 
 
 def test_a_resume_in_another_environment_is_another_epoch() -> None:
-    """Steps of the first epoch cannot be compared here, and one finding says so."""
+    """Bits settle nothing while any epoch was recorded elsewhere, be its steps drawn or not; one finding says so."""
     staged = scene(heads=(5,))
     staged.prover.environments.append((6, ELSEWHERE))
     staged.anchor = staged.prover.train(7).anchor()
     verification = answered(staged, replayer=HonestReplayer(ELSEWHERE))
     inconclusive(verification, "V10", "re-executed in another environment than the prover's")
-    assert verdict_of(verification).reexecuted == tuple(range(6, 13))
+    assert verdict_of(verification).reexecuted == ()
+    assert dict(verdict_of(verification).checks)["V12"] == "passed", "W_0 is exact on every machine"
 
 
 def test_nan_losses_agree_with_themselves() -> None:
@@ -894,12 +895,80 @@ def test_v6_an_earlier_challenge_is_listed_with_its_verdict() -> None:
     assert verdict.challenges == (EarlierChallenge(id=1, verifier=staged.verifier.public, outcome="accepted"),)
 
 
+def test_v6_a_draw_that_was_refused_cannot_be_drawn_again() -> None:
+    """A budget is the prover's word: a forger whose steps were drawn would plead it until none of them is met."""
+    staged = scene()
+    first = unanswered(staged)
+    first.refuse("budget", "50 steps, 40 allowed")
+    staged.prover.receipts[1] = encode(staged.verifier.signed(first))
+    second = staged.challenge(nonce="second")
+    verification = staged.verify(second, staged.prover.respond(second))
+    inconclusive(verification, "V6", "challenge 1 was refused")
+
+
+def test_v6_a_rejection_is_not_forgotten() -> None:
+    """Nor can another draw, or another eligible verifier, be asked until one of them accepts."""
+
+    class Forger(Prover):
+        def update(self, step: int, outcome: Outcome) -> State:
+            stolen = {**outcome.state.tensors, "parameter/weight": floats(b"stolen", 6)}
+            return State(stolen, outcome.state.counter) if step == 9 else outcome.state
+
+    staged = scene(Forger)
+    drawn = [number for number in range(1, 13) if number not in (9, 10)]
+    met, missed = (staged.verifier.request(staged.anchor, steps=steps) for steps in ((9,), tuple(drawn)))
+    outcomes = []
+    for number, request in enumerate((met, missed), 1):
+        event = staged.verifier.announce(staged.ledger, request, nonce=named(f"nonce {number}"))
+        challenge = Challenge(request=request, nonce=named(f"nonce {number}"), id=event.id, block=event.position.block)
+        staged.ledger.settle()
+        verification = staged.verify(challenge, staged.prover.respond(challenge))
+        outcomes.append(verification)
+        staged.prover.receipts[event.id] = encode(staged.verifier.signed(verification))
+    assert verdict_of(outcomes[0]).verdict == "rejected"
+    inconclusive(outcomes[1], "V6", "challenge 1 was rejected")
+
+
+def test_steps_of_another_environment_settle_nothing_although_none_is_drawn() -> None:
+    """Forged steps that claim an environment of their own would be drawn without being refuted."""
+    staged = scene(heads=(5,))
+    staged.prover.environments.append((6, ELSEWHERE))
+    staged.anchor = staged.prover.train(7).anchor()
+    request = staged.verifier.request(staged.anchor, steps=(1, 2, 3))
+    event = staged.verifier.announce(staged.ledger, request)
+    challenge = Challenge(request=request, nonce=named("nonce"), id=event.id, block=event.position.block)
+    staged.ledger.settle()
+    verification = staged.verify(challenge, staged.prover.respond(challenge))
+    inconclusive(verification, "V10", "re-executed in another environment than the prover's")
+
+
+def test_another_environment_refutes_neither_schema_nor_initial_state() -> None:
+    """Another version of torch has other optimizer settings, and a recipe's W_0 may not be exact: no rejection."""
+
+    class Elsewhere(HonestReplayer):
+        def _replayed(self, job: Any, blobs: Any, report: Any) -> Any:
+            raise Refuted("V8", "scalars of the state", expected="those of this version", found="others")
+
+    staged = scene()
+    verification = answered(staged, replayer=Elsewhere(ELSEWHERE))
+    inconclusive(verification, "V10", "re-executed in another environment than the prover's")
+    assert dict(verdict_of(verification).checks)["V8"] == "not settled"
+
+
+@pytest.mark.parametrize(("steps", "claim"), [((5, 7), False), ((5, 4), True)])
+def test_v5_whether_a_head_is_final_is_not_the_provers_to_say(steps: tuple[int, int], claim: bool) -> None:
+    staged = scene(heads=steps[:1])
+    staged.prover.train(steps[1])
+    staged.anchor = staged.prover.anchor(final=claim)
+    rejected(answered(staged, 4), "V5", "whether head 2 is final")
+
+
 def test_v6_an_earlier_challenge_without_a_receipt_is_unanswered() -> None:
     """Dropping a receipt that hurts: no later verdict is more than inconclusive."""
     staged = scene()
     challenge, _ = second_challenge(staged)
     verification = staged.verify(challenge, staged.prover.respond(challenge))
-    inconclusive(verification, "V6", "challenge 1 is unanswered")
+    inconclusive(verification, "V6", "challenge 1 was unanswered")
     verdict = verdict_of(verification)
     assert verdict.reexecuted == verdict.steps and verdict.challenges[0].outcome == "unanswered"
 
@@ -919,7 +988,7 @@ def test_v6_a_receipt_of_something_else_answers_nothing(lie: str) -> None:
         told = replace(told, verifier=signer.public)
     staged.prover.receipts[1] = encode(sign_verdict(signer.key, told))
     opening = staged.prover.open(challenge, staged.prover.draw(challenge))
-    inconclusive(staged.verify(challenge, opening), "V6", "challenge 1 is unanswered")
+    inconclusive(staged.verify(challenge, opening), "V6", "challenge 1 was unanswered")
 
 
 def test_v6_a_forged_receipt() -> None:

@@ -17,6 +17,7 @@ from polcommit.cli import common
 from polcommit.cli.asking import ProverCommand
 from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.cli.register import require_torch
+from polcommit.cli.steps import Asked, ask_for
 from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ DETECT = 0.95       # where neither --count nor --detect is given
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    """What the options ask for, before it is known how many steps the head has."""
+
     listed: tuple[int, ...] = ()
     count: int = 0
     detect: float | None = None

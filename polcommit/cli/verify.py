@@ -15,11 +15,12 @@ from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.errors import Refuted, Unavailable
 
 if TYPE_CHECKING:
-    from polcommit.evidence import Judgement
+    from polcommit.evidence import Judgement, Replay
     from polcommit.policy import Policy
     from polcommit.records import Challenge, Evidence, Verdict
     from polcommit.session.bundle import Bundle
     from polcommit.session.connection import Connection
+    from polcommit.verifier import ReleasedModel
 
 
 @click.command()
@@ -46,18 +47,20 @@ def verify(
     """
     from polcommit.evidence import judge
     from polcommit.session import bundle
+    from polcommit.session.released import read_model
 
     try:
         found = bundle.read(evidence)
     except Refuted as error:
         return _unreadable(error, as_json)
     chain = common.connection(policy, rpc, contract)
-    again = _replayer(found, chain, threads) if replay else None
+    released = read_model(model) if model is not None else None
+    again = _replayer(found, chain, threads, released) if replay else None
     judgement = judge(found.evidence, chain.policy, chain.ledger, again)
     if found.evidence.openings is not None and again is None:
         judgement = _with_contents(found, judgement)
-    if model is not None and judgement.verdict == "accepted":
-        _require_model(model, judgement.claimed)
+    if released is not None and again is None and judgement.verdict == "accepted":
+        _require_model(released, judgement.claimed)
     _show(judgement, chain.policy, as_json)
     return STATUS[judgement.verdict]
 
@@ -85,7 +88,7 @@ def _with_contents(found: Bundle, judgement: Judgement) -> Judgement:
     return judgement
 
 
-def _replayer(found: Bundle, chain: Connection, threads: int | None):  # type: ignore[no-untyped-def]
+def _replayer(found: Bundle, chain: Connection, threads: int | None, model: ReleasedModel | None) -> Replay:
     from polcommit.cli.register import require_torch
 
     require_torch("re-executing steps")
@@ -102,6 +105,7 @@ def _replayer(found: Bundle, chain: Connection, threads: int | None):  # type: i
             replayer=ProcessReplayer(threads=threads),
             challenge=challenge,
             attested=evidence.disclosure.heads[-1],
+            model=model,
         )
         with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("re-executing") as bar:
             if own.take_disclosure(encode(evidence.disclosure)) and own.take_openings(encode(evidence.openings)):
@@ -116,17 +120,15 @@ def _replayer(found: Bundle, chain: Connection, threads: int | None):  # type: i
     return replay
 
 
-def _require_model(path: Path, claimed: Verdict) -> None:
-    from polcommit.session.released import read_model
-
-    found = read_model(path).digest
+def _require_model(released: ReleasedModel, claimed: Verdict) -> None:
+    """On the verifier's word: it must have compared the very file. Raises Unavailable."""
     if claimed.model is None:
         raise Unavailable(
             "the verifier compared no released model", hint="ask for a challenge made with --model, or check without it"
         )
-    if claimed.model != found:
+    if claimed.model != released.digest:
         raise Unavailable(
-            f"{path} is another file than the model that the verifier compared",
+            "the released model is another file than the one that the verifier compared",
             hint="the same weights saved differently are another file: give the very file that was released",
         )
 

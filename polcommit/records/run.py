@@ -12,7 +12,7 @@ from polcommit.records.trees import TreeHead, require
 MAX_SAMPLES = 1 << 26
 MAX_STEPS = 1 << 32
 MAX_KEPT = 1 << 20
-MAX_VERIFIERS = 100     # each has a ciphertext in every envelope
+MAX_VERIFIERS = 32      # each has a ciphertext in every envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Statement(Record):
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        require(self.size >= 2, "a head covers at least one step")
+        require(2 <= self.size <= MAX_STEPS + 1, "a head covers at least one step, and no more than can be planned")
         require((self.previous is None) == (self.sequence == 1), "only the first head has no previous one")
         starts = [first for first, _ in self.environments]
         require(bool(starts) and starts[0] == 1, "the first environment epoch begins at step 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, Repl
 #: Threads that wait for one another sleep instead of spinning. Spinning is quicker on an idle machine, and many times
 #: slower on a busy one: a thread that is not scheduled keeps all others burning their share (docs/decisions/0009).
 PATIENT = ("OMP_WAIT_POLICY", "PASSIVE")
+
+_PROGRESS = re.compile(r"progress ([0-9]{1,18}) ([0-9]{1,18})\n")
 
 Progress = Callable[[int, int], None]
 R = TypeVar("R", bound=Record)
@@ -83,9 +86,9 @@ def _follow(child: subprocess.Popen[str], progress: Progress | None) -> str:
     with child.stdout:
         for line in child.stdout:
             last = line
-            words = line.split()
-            if progress is not None and len(words) == 3 and words[0] == "progress":
-                progress(int(words[1]), int(words[2]))
+            told = _PROGRESS.fullmatch(line)        # a recipe may print what it likes
+            if progress is not None and told:
+                progress(int(told[1]), int(told[2]))
     child.wait()
     return last
 
@@ -115,8 +118,7 @@ class ProcessReplayer:
 
     def replay(self, job: ReplayJob, blobs: Path, progress: Progress | None = None) -> ReplayReport:
         """See `polcommit.replaying.Replayer`."""
-        claimed = dict(job.claimed.items).get("threads", "")
-        threads = self.threads or (int(claimed) if claimed.isdigit() and 0 < int(claimed) <= 4096 else None)
+        threads = self.threads or job.claimed.threads
         return _with_files(job, ReplayReport, ["replay", str(blobs), self.device, str(threads or 0)], threads, progress)
 
 

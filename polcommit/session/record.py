@@ -252,6 +252,7 @@ class RecordedRun:
     def _resume(self, rollback: bool) -> None:
         """Go on from the journal's end: from the last kept state there, every leaf after it must come out again."""
         run, last = self._run, self.steps_done
+        self._drop_behind(last)
         start = run.states.latest(last)
         if start is None:
             raise StorageError(f"{run.path} has no kept state", hint="restore its states from a copy")
@@ -302,6 +303,15 @@ class RecordedRun:
         what = f"the environment changed ({name} was {before!r}, is {now!r}) after the kept state of step {start}"
         self._give_up(start, what, rollback)
 
+    def _drop_behind(self, last: int) -> None:
+        """Forget what belongs to steps that the journal does not hold: of an interrupted step, or rolled back."""
+        for step in self._run.states.steps():
+            if step > last:
+                self._run.states.remove(step)
+        if last:        # the first epoch begins with the first step, which may be yet to come
+            self._run.drop_environments(last)
+        self._run.checks.drop(last)
+
     def _give_up(self, start: int, what: str, rollback: bool) -> None:
         """Drop the leaves after the kept state of `start`, if that is wanted and allowed; else say so."""
         heads = self._run.anchors.heads()
@@ -315,11 +325,7 @@ class RecordedRun:
                 what, hint=f"resume where it was recorded, or drop the steps after {start} with --rollback"
             )
         self._journal.truncate(start + 1)
-        for step in self._run.states.steps():
-            if step > start:
-                self._run.states.remove(step)
-        self._run.drop_environments(start)
-        self._run.checks.drop(start)
+        self._drop_behind(start)
         self._engine.restore(self._run.states.get(start), self._run.tensors.get)
 
 

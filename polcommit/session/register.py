@@ -14,7 +14,7 @@ from polcommit import transcript as hashes
 from polcommit.errors import Contradiction, StorageError, UsageError
 from polcommit.events import Registered
 from polcommit.records import Eligible, Manifest, SampleLeaf
-from polcommit.sealing import derive, new_secret
+from polcommit.sealing import derive, new_secret, require_sealable
 from polcommit.session.connection import Connection
 from polcommit.session.recipes import recipe_name, require_same
 from polcommit.storage.runfolder import RunFolder, check_free
@@ -52,6 +52,8 @@ def prepare(
     """
     if not terms.verifiers:
         raise UsageError("no verifier is eligible", hint="give the public card of at least one with --verifier")
+    for verifier in terms.verifiers:
+        require_sealable(verifier.recipient)
     check_free(folder)
     name = recipe_name(recipe)
     set_determinism()

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from polcommit import transcript as hashes
 from polcommit.encoding import encode, tag
 from polcommit.envelopes import purpose_of
-from polcommit.errors import BudgetExhausted, Unavailable
+from polcommit.errors import BudgetExhausted, Unavailable, UsageError
 from polcommit.events import ChainIdentity
 from polcommit.keys import key_id
-from polcommit.opening import frame, opening_blobs
+from polcommit.opening import MAX_RECORD, frame, opening_blobs
 from polcommit.prover import (
     Run,
     accept_challenge,
@@ -84,6 +84,11 @@ def respond(
         receipts = receipts_that_count(run, connection.ledger, chain, challenge.id)
         disclosure = make_disclosure(replace(run, receipts=receipts), challenge, drawn)
         openings = make_openings(run, drawn, states, sketches)
+        if max(len(encode(disclosure)), len(encode(openings))) > MAX_RECORD:
+            raise UsageError(
+                f"an opening of {len(drawn.steps)} steps is larger than a verifier reads",
+                hint="the verifier must ask for fewer steps in one challenge",
+            )
         folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
     yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
 

@@ -11,6 +11,7 @@ compared, copied and fed to the recipe that is installed here.
 from __future__ import annotations
 
 import json
+import re
 import select
 import sys
 import tempfile
@@ -34,6 +35,8 @@ from polcommit.training.sketch import sketch_state
 from polcommit.training.tree import sample_content
 from polcommit.transcript import run_seed, state_digest
 
+#: What a failure says that is about this machine, and not about what the prover opened.
+_OWN_LIMITS = re.compile(r"memory|alloc|no space|thread|cuda error|cublas|cudnn|device-side|interrupted")
 MAX_JOB = 64 << 20
 
 
@@ -127,7 +130,7 @@ class _Replayed:
             same = state == record.state and batch.digest == record.batch
             again = None if same else state_digest(engine.replay(before, self._fetch, batch)[1].index)
         except NotReproducible as error:
-            if "Memory" in error.message:       # this machine's limits are not the prover's fault
+            if _OWN_LIMITS.search(error.message.lower()):
                 raise
             found = error.message[:500]
             raise Refuted("V10", "re-execution", at=record.step, expected="a step that runs", found=found) from error

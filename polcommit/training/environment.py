@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from polcommit import __version__
 from polcommit.errors import UsageError
 from polcommit.records import Fingerprint
 
@@ -63,8 +64,18 @@ def fingerprint(device: str | torch.device = "cpu") -> Fingerprint:
     return Fingerprint(items=tuple(sorted(items.items())))
 
 
+def _own_code() -> str:
+    """Digest of the package that owns the step: its own arithmetic decides about bits as a library's does."""
+    hasher = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        hasher.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return hasher.hexdigest()
+
+
 def _software() -> dict[str, str]:
     return {
+        "polcommit": __version__,
+        "polcommit training": _own_code(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),

@@ -170,11 +170,11 @@ def positions(subject: Subject, stride: int) -> Iterator[int]:
 def test_no_bit_of_the_file_can_be_changed(subject: Subject, tmp_path: Path) -> None:
     chance = random.Random()
     said: Counter[str | None] = Counter()
-    for position in positions(subject, 61):
+    for position in positions(subject, 127):
         outcome = flipped(subject, position, chance.randrange(8), tmp_path)
         assert outcome is not None, f"byte {position} of {subject.blobs_at} and more"
         said[outcome] += 1
-    assert said["Refuted"] > 100 and said["rejected"] > 50, said       # both ways of noticing were met
+    assert said["Refuted"] > 100 and said["rejected"] > 20, said       # both ways of noticing were met
 
 
 @pytest.mark.slow

@@ -50,10 +50,14 @@ class Recording:
             for done in self._steps():
                 if done >= step:
                     break
-            self.process.send_signal(signal.SIGKILL)
-            self.process.communicate()
+            self.kill()
         assert self.process.returncode == -signal.SIGKILL
         return (self.path / "journal").read_bytes()
+
+    def kill(self) -> None:
+        """SIGKILL, whatever it is doing."""
+        self.process.kill()
+        self.process.communicate()
 
     def finish(self) -> list[int]:
         """To its end; the steps that it ran."""
@@ -219,7 +223,7 @@ def test_killed_at_any_moment(world: World, tmp_path: Path, seed: int) -> None:
         try:
             recording.process.wait(moments.uniform(1.0, 12.0))
         except subprocess.TimeoutExpired:
-            recording.kill_at(0)
+            recording.kill()
         else:
             recording.finish()
         assert not list(damage(RunFolder.open(run.path)))

@@ -109,7 +109,7 @@ def test_an_unanswered_challenge_holds_up_every_later_verdict(
     exchange.answer()
     found = exchange.judge(3)
     assert found["verdict"] == "inconclusive" and len(found["steps"]) == wanted == len(found["reexecuted"])  # type: ignore[arg-type]
-    assert [(f["step"], f["what"]) for f in found["findings"]] == [("V6", "challenge 1 is unanswered")]  # type: ignore[attr-defined]
+    assert [(f["step"], f["what"]) for f in found["findings"]] == [("V6", "challenge 1 was unanswered")]  # type: ignore[attr-defined]
     assert [earlier["outcome"] for earlier in found["challenges"]] == ["unanswered"]  # type: ignore[attr-defined]
 
 
