@@ -59,7 +59,8 @@ def require_sealable(recipient: bytes) -> None:
     try:
         _SUITE.encrypt(b"", X25519PublicKey.from_public_bytes(recipient), info=b"")
     except ValueError as error:
-        raise UsageError(f"{recipient.hex()} is no key that can be sealed to", hint="ask for the verifier's card") from error
+        hint = "ask the verifier for its card again"
+        raise UsageError(f"{recipient.hex()} is no key that can be sealed to", hint=hint) from error
 
 
 def unseal(ciphertext: bytes, key: X25519PrivateKey, purpose: Purpose) -> bytes:

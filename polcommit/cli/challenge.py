@@ -44,10 +44,9 @@ STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 @click.option("--head", type=click.IntRange(1), metavar="N", help="Challenge that anchored head; default: the last.")
 @click.option("--with-openings", is_flag=True, help="Put states and samples into the bundle, in clear.")
 @click.option("--model", type=common.FILE, help="Released model (safetensors) to compare with the last state.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of the re-execution; default: the prover's.")
-@click.option("--device", default="cpu", show_default=True, help="Device of the re-execution.")
 @click.option("--out", type=common.FILE, help="Where to write the evidence bundle.")
 @click.option("--receipt", type=common.FILE, help="Also write the signed verdict there, for the prover to keep.")
+@common.replay_options
 @common.key_options
 @common.chain_options
 @common.json_option
@@ -66,6 +65,7 @@ def challenge(
     model: Path | None,
     threads: int | None,
     device: str,
+    recipes: tuple[str, ...],
     out: Path | None,
     receipt: Path | None,
     key: str | None,
@@ -100,7 +100,7 @@ def challenge(
     assert unlocked.recipient is not None
     chain.fund(address_of(unlocked.account), common.say)
     verifier = Verifier(chain, unlocked.signing, unlocked.recipient, unlocked.account)
-    job = _Job(verifier, identifier, Options(released, threads, device), out, receipt, as_json)
+    job = _Job(verifier, identifier, Options(released, threads, device, recipes), out, receipt, as_json)
     if opening is not None:
         return job.finish_from_file(opening)
     pending = job.resume(resume) if resume is not None else job.begin(ask, head)

@@ -41,6 +41,18 @@ def chain_options(command: F) -> F:
     return command
 
 
+def replay_options(command: F) -> F:
+    """--threads, --device, --recipe."""
+    for option in (
+        click.option("--recipe", "recipes", multiple=True, metavar="NAME", help="Allow the run's recipe "
+                     "'package.module:Class', which you have reviewed; installed ones are allowed."),
+        click.option("--device", default="cpu", show_default=True, help="Device of the re-execution."),
+        click.option("--threads", type=click.IntRange(1, 4096), help="Threads of it; default: the prover's."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def key_options(command: F) -> F:
     """--key, --account, --passphrase-file."""
     for option in (

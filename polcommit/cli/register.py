@@ -35,6 +35,7 @@ def require_torch(purpose: str) -> None:
 @click.option("--steps", type=click.IntRange(1), help="Steps to train; default: the recipe's.")
 @click.option("--batch", type=click.IntRange(1), help="Samples a step; default: the recipe's.")
 @click.option("--data", metavar="PATH", help="Where the recipe's data lies, if it does not bring its own.")
+@click.option("--device", default="cpu", show_default=True, help="What to train on, such as 'cuda'.")
 @click.option("--keep", default=50, show_default=True, type=click.IntRange(1), help="Steps between kept full states.")
 @click.option("--verifier", "verifiers", multiple=True, metavar="CARD", help="Public card, or name of a key here, of a "
               "verifier who may challenge the run; repeatable. Default: all verifiers' keys here.")  # fmt: skip
@@ -51,6 +52,7 @@ def register(
     steps: int | None,
     batch: int | None,
     data: str | None,
+    device: str,
     keep: int,
     verifiers: tuple[str, ...],
     budget_steps: int | None,
@@ -77,7 +79,8 @@ def register(
     from polcommit.session import recipes
     from polcommit.session import register as registering
 
-    made = recipes.make_recipe(recipe, given, data=str(Path(data).resolve()) if data is not None else None)
+    where = str(Path(data).resolve()) if data is not None else None
+    made = recipes.make_recipe(recipe, given, data=where, device=device)
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "prover", passphrase_file, account)
     chain.fund(address_of(unlocked.account), common.say)
@@ -91,7 +94,7 @@ def register(
         ),
         keep=keep,
         clear_openings=allow_clear_openings,
-        data=str(Path(data).resolve()) if data is not None else None,
+        data=where,
         key=unlocked.card.name,
     )
     with common.progress("registering") as bar:

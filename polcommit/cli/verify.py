@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polcommit.evidence import Judgement, Replay
     from polcommit.policy import Policy
     from polcommit.records import Challenge, Evidence, Verdict
+    from polcommit.session.answer import Options
     from polcommit.session.bundle import Bundle
     from polcommit.session.connection import Connection
     from polcommit.verifier import ReleasedModel
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("evidence", type=common.FILE)
 @click.option("--replay", is_flag=True, help="Re-execute the steps, where the bundle holds states and samples.")
 @click.option("--model", type=common.FILE, help="The released model: is it the one that the verdict is about?")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Threads of the re-execution; default: the prover's.")
+@common.replay_options
 @common.chain_options
 @common.json_option
 def verify(
@@ -35,6 +36,8 @@ def verify(
     replay: bool,
     model: Path | None,
     threads: int | None,
+    device: str,
+    recipes: tuple[str, ...],
     policy: Path | None,
     rpc: str | None,
     contract: str | None,
@@ -47,6 +50,7 @@ def verify(
     """
     from polcommit.evidence import judge
     from polcommit.session import bundle
+    from polcommit.session.answer import Options
     from polcommit.session.released import read_model
 
     try:
@@ -55,7 +59,7 @@ def verify(
         return _unreadable(error, as_json)
     chain = common.connection(policy, rpc, contract)
     released = read_model(model) if model is not None else None
-    again = _replayer(found, chain, threads, released) if replay else None
+    again = _replayer(found, chain, Options(released, threads, device, recipes)) if replay else None
     judgement = judge(found.evidence, chain.policy, chain.ledger, again)
     if found.evidence.openings is not None and again is None:
         judgement = _with_contents(found, judgement)
@@ -88,7 +92,7 @@ def _with_contents(found: Bundle, judgement: Judgement) -> Judgement:
     return judgement
 
 
-def _replayer(found: Bundle, chain: Connection, threads: int | None, model: ReleasedModel | None) -> Replay:
+def _replayer(found: Bundle, chain: Connection, options: Options) -> Replay:
     from polcommit.cli.register import require_torch
 
     require_torch("re-executing steps")
@@ -102,10 +106,10 @@ def _replayer(found: Bundle, chain: Connection, threads: int | None, model: Rele
         own = Verification(
             policy=chain.policy,
             ledger=chain.ledger,
-            replayer=ProcessReplayer(threads=threads),
+            replayer=ProcessReplayer(options.threads, options.device, options.recipes),
             challenge=challenge,
             attested=evidence.disclosure.heads[-1],
-            model=model,
+            model=options.model,
         )
         with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("re-executing") as bar:
             if own.take_disclosure(encode(evidence.disclosure)) and own.take_openings(encode(evidence.openings)):

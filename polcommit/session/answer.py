@@ -38,6 +38,7 @@ class Options:
     model: ReleasedModel | None = None
     threads: int | None = None
     device: str = "cpu"
+    recipes: tuple[str, ...] = ()       # allowed to run besides the installed ones
 
 
 def verify_answer(
@@ -58,7 +59,7 @@ def verify_answer(
     verification = Verification(
         policy=verifier.connection.policy,
         ledger=verifier.connection.ledger,
-        replayer=ProcessReplayer(threads=options.threads, device=options.device),
+        replayer=ProcessReplayer(options.threads, options.device, options.recipes),
         challenge=challenge,
         attested=folder.head,
         model=options.model,

@@ -21,6 +21,7 @@ from polcommit import errors
 from polcommit.encoding import Record, decode, encode
 from polcommit.errors import PolcommitError, Unavailable, UsageError
 from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, ReplayReport
+from polcommit.training.installed import installed_recipes
 
 #: Threads that wait for one another sleep instead of spinning. Spinning is quicker on an idle machine, and many times
 #: slower on a busy one: a thread that is not scheduled keeps all others burning their share (docs/decisions/0009).
@@ -115,9 +116,19 @@ class ProcessReplayer:
 
     threads: int | None = None
     device: str = "cpu"
+    recipes: tuple[str, ...] = ()       # allowed besides the installed ones: 'package.module:Class'
 
     def replay(self, job: ReplayJob, blobs: Path, progress: Progress | None = None) -> ReplayReport:
-        """See `polcommit.replaying.Replayer`."""
+        """See `polcommit.replaying.Replayer`.
+
+        The name of the recipe is the prover's: nothing is imported that this side has not installed under that
+        name, or allowed.
+        """
+        if job.recipe not in installed_recipes() and job.recipe not in self.recipes:
+            raise Unavailable(
+                f"the run names recipe {job.recipe[:200]!r}, which is not installed under that name here",
+                hint="review your own copy of it, then allow it with --recipe",
+            )
         threads = self.threads or job.claimed.threads
         return _with_files(job, ReplayReport, ["replay", str(blobs), self.device, str(threads or 0)], threads, progress)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from polcommit.errors import Contradiction, EncodingError, StorageError, UsageError
 from polcommit.storage.runfolder import RunFolder
+from polcommit.training.installed import BUILT_IN
 from polcommit.training.recipe import Recipe, configuration_digest, load_recipe
 
 
@@ -18,8 +19,6 @@ def recipe_name(recipe: Recipe) -> str:
     Raises:
         UsageError: the class cannot be imported by anybody else.
     """
-    from polcommit.training.recipe import BUILT_IN
-
     kind = type(recipe)
     path = f"{kind.__module__}:{kind.__qualname__}"
     if kind.__module__ == "__main__":
@@ -47,7 +46,9 @@ def local_values(kind: type[Recipe], data: str | None, device: str | None = None
     return values
 
 
-def make_recipe(name: str, settings: Mapping[str, str], *, data: str | None = None) -> Recipe:
+def make_recipe(
+    name: str, settings: Mapping[str, str], *, data: str | None = None, device: str | None = None
+) -> Recipe:
     """A recipe by name, with hyperparameters as text (`--set lr=0.1`) over its defaults.
 
     Raises:
@@ -63,7 +64,7 @@ def make_recipe(name: str, settings: Mapping[str, str], *, data: str | None = No
     missing = sorted(defaults.keys() - pairs.keys())
     if missing:
         raise UsageError(f"recipe {name} needs '{missing[0]}'", hint=f"give --set {missing[0]}=VALUE")
-    local = local_values(kind, data)
+    local = local_values(kind, data, device)
     try:
         recipe = kind.from_configuration(tuple(sorted(pairs.items())), **local)
     except EncodingError as error:
@@ -89,8 +90,8 @@ def _defaults(kind: type[Recipe]) -> dict[str, str | None]:
     return {name: None if given[name] is dataclasses.MISSING else texts[name] for name in fields}
 
 
-def run_recipe(run: RunFolder, *, device: str | None = None) -> Recipe:
-    """The recipe of a registered run.
+def run_recipe(run: RunFolder) -> Recipe:
+    """The recipe of a registered run, on the device that its settings name.
 
     Raises:
         StorageError: the settings were changed: their configuration is not the registered one.
@@ -104,7 +105,7 @@ def run_recipe(run: RunFolder, *, device: str | None = None) -> Recipe:
         )
     kind = load_recipe(settings.recipe)
     require_source(kind, manifest.recipe_source)
-    local = local_values(kind, settings.data, device)
+    local = local_values(kind, settings.data, settings.device)
     return kind.from_configuration(settings.configuration, **local)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from polcommit.session.recipes import require_same, run_recipe
 from polcommit.session.run import genesis_record
 from polcommit.session.selfcheck import SelfCheck, SelfChecks
 from polcommit.storage.runfolder import RunFolder
-from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
@@ -62,6 +63,8 @@ def record(
         recipe = run_recipe(run)
     else:
         require_same(run, recipe)
+        if recipe.device != run.settings.device:        # where self-checks and openings re-execute as well
+            run.write_settings(replace(run.settings, device=recipe.device))
     return RecordedRun(run, recipe, workers=workers, self_check=self_check, rollback=rollback)
 
 
@@ -73,6 +76,7 @@ class RecordedRun:
     ) -> None:
         registration = run.registration
         assert registration is not None
+        require_device(recipe.device)
         set_determinism()
         with ExitStack() as held:       # lets go of lock and journal again where the run cannot be opened
             held.enter_context(run.lock())

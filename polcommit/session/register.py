@@ -20,7 +20,7 @@ from polcommit.session.recipes import recipe_name, require_same
 from polcommit.storage.runfolder import RunFolder, check_free
 from polcommit.storage.settings import Settings
 from polcommit.storage.types import Registration
-from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import dataset_contents
 from polcommit.training.recipe import Recipe, configuration_digest
 
@@ -56,6 +56,7 @@ def prepare(
         require_sealable(verifier.recipient)
     check_free(folder)
     name = recipe_name(recipe)
+    require_device(recipe.device)
     set_determinism()
     secret = new_secret()
     contents = list(dataset_contents(recipe.source(), progress=progress))
@@ -94,6 +95,7 @@ def prepare(
         rpc=connection.policy.rpc,
         contract="0x" + connection.policy.contract.hex(),
         key=terms.key,
+        device=recipe.device,
     )
     return RunFolder.create(
         folder, manifest=manifest, secret=secret, settings=settings, leaves=leaves, contents=contents

@@ -27,7 +27,7 @@ from polcommit.storage.blobs import BlobFolder
 from polcommit.storage.files import storage_error
 from polcommit.storage.journal import read_frames
 from polcommit.storage.runfolder import RunFolder
-from polcommit.training.environment import fingerprint, set_determinism
+from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader, batch_from_encoded, encoded_sample
 from polcommit.training.recipe import Recipe, load_recipe
 from polcommit.training.replay import Engine, first_difference
@@ -71,6 +71,7 @@ def _threads(text: str) -> int | None:
 
 def _replay(blobs: str, device: str, threads: str, inward: str, outward: str) -> None:
     set_determinism(_threads(threads))
+    require_device(device)
     job = decode(Path(inward).read_bytes(), ReplayJob, max_size=MAX_JOB)
     kind = load_recipe(job.recipe)
     replayed = _Replayed(job, BlobFolder(Path(blobs)))
@@ -290,7 +291,7 @@ def _check(path: str, threads: str, mode: str) -> None:
 def _recorded_here(run: RunFolder, step: int) -> bool:
     """Whether a step was recorded in an environment like this process's; another's bits are not to be had here."""
     epochs = [epoch for epoch in run.environments() if epoch.first <= step]
-    return bool(epochs) and epochs[-1].fingerprint == fingerprint()
+    return bool(epochs) and epochs[-1].fingerprint == fingerprint(run.settings.device)
 
 
 def _check_step(run: RunFolder, regenerator: _Regenerator, step: int) -> None:

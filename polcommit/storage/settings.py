@@ -20,13 +20,14 @@ class Settings:
     rpc: str | None = None                          # URL of the chain's RPC server; None: the local devnet
     contract: str | None = None                     # the registry's address, 0x and 40 hex digits
     key: str | None = None                          # name of the prover's key
+    device: str = "cpu"                             # what the recipe trains and re-executes on, in torch's words
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "configuration":
                 _check_pairs(value)
-            elif not (isinstance(value, str) or (value is None and field.name != "recipe")):
+            elif not (isinstance(value, str) or (value is None and field.name not in ("recipe", "device"))):
                 raise EncodingError(f"{field.name} is {value!r}, not text")
 
     def encode(self) -> bytes:

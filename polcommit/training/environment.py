@@ -55,6 +55,15 @@ def set_determinism(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
 
 
+def require_device(device: str) -> None:
+    """Raises UsageError unless torch knows this device and it is here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UsageError(f"there is no device {device!r} here: {reason}", hint="'cpu', or 'cuda' with a GPU") from error
+
+
 def fingerprint(device: str | torch.device = "cpu") -> Fingerprint:
     """The fingerprint of this process for training on `device`. Settings count as they are now."""
     kind = torch.device(device)

@@ -28,7 +28,6 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -38,13 +37,12 @@ from torch.utils.data import default_collate
 from polcommit.encoding import pack, tagged_hash
 from polcommit.errors import EncodingError, PolcommitError, Unavailable, UsageError
 from polcommit.training.initial import standard_initialize
+from polcommit.training.installed import installed_recipes
 from polcommit.training.state import TrainingState
 
 Pairs = tuple[tuple[str, str], ...]
 
-GROUP = "polcommit.recipes"
 LOCAL = {"local": True}     # metadata of a field that belongs to this machine and is no part of the configuration
-BUILT_IN = {"digits": "polcommit.recipes.digits:Digits", "gpt": "polcommit.recipes.gpt:Gpt"}
 
 
 class Source(Protocol):
@@ -166,11 +164,11 @@ def load_recipe(name: str) -> type[Recipe]:
         MissingExtra: it needs an extra that is not installed.
         Unavailable: it is installed, but importing it fails.
     """
-    installed = {entry.name: entry.value for entry in entry_points(group=GROUP)}
-    value = (BUILT_IN | installed).get(name, name)
+    installed = installed_recipes()
+    value = installed.get(name, name)
     module_name, _, attribute = value.partition(":")
     if not attribute or not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        known = ", ".join(sorted(BUILT_IN | installed))
+        known = ", ".join(sorted(installed))
         raise UsageError(f"no recipe {name[:100]!r}", hint=f"give one of {known}, or 'package.module:Class'")
     found: Any = _imported(module_name)
     for part in attribute.split("."):

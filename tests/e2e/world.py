@@ -71,7 +71,7 @@ class Finished:
 
     def require(self, status: int) -> Finished:
         """Itself, if it ended with this status and without a traceback."""
-        assert self.status == status, f"status {self.status}\n{self.stdout[-3000:]}\n{self.stderr[-3000:]}"
+        assert self.status == status, f"status {self.status}\n{self.stdout[-6000:]}\n{self.stderr[-3000:]}"
         assert "Traceback" not in self.stderr and "internal error" not in self.stderr, self.stderr
         return self
 
@@ -254,8 +254,8 @@ class InThisProcess:
     Equal jobs have equal reports, so each is run once.
     """
 
-    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
-        del threads, device
+    def __init__(self, threads: int | None = None, device: str = "cpu", recipes: tuple[str, ...] = ()) -> None:
+        del threads, device, recipes
         self.reports: dict[bytes, ReplayReport] = {}
         self.runs = 0
 
