@@ -14,6 +14,7 @@
         ├── ChainUnavailable       no answer from the chain
         ├── WrongChain             the chain, contract or code is not the policy's
         ├── TransactionFailed      the chain refused or dropped a transaction
+        │   └── Superseded         another one took its place: it can be signed anew
         ├── KeyUnavailable         a key file is missing, or its passphrase is wrong
         ├── StorageError           a file is missing, damaged, or could not be written
         ├── ProverUnavailable      the prover's side did not answer in time, or at all
@@ -132,6 +133,10 @@ class WrongChain(Unavailable):
 
 class TransactionFailed(Unavailable):
     """A transaction was refused, reverted or dropped; nothing was recorded as sent."""
+
+
+class Superseded(TransactionFailed):
+    """A signed transaction can no longer be mined: its account's nonce was used by another one."""
 
 
 class KeyUnavailable(Unavailable):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from polcommit.errors import ChainUnavailable, StorageError, TransactionFailed, WrongChain
+from polcommit.errors import ChainUnavailable, StorageError, Superseded, TransactionFailed, WrongChain
 from polcommit.ledger.accounts import address_of
 from polcommit.ledger.contract import Event, decode_event, explain_revert
 from polcommit.ledger.eth import Account, HexBytes, TypedTransaction, keccak
@@ -51,10 +51,20 @@ class Sender:
         self._require_chain(transaction["chainId"])
         self._require_chain(quantity(self._rpc.call("eth_chainId"), "chain id"))
         identifier = keccak(raw)
-        if self._receipt(identifier) is None:
-            self._broadcast(identifier, raw)
         sender = Account.recover_transaction(raw)
+        if self._receipt(identifier) is None:
+            self._require_unused(sender, transaction)
+            self._broadcast(identifier, raw)
         return self._event(identifier, {"from": sender, **_replayable(transaction)})
+
+    def _require_unused(self, sender: str, transaction: dict[str, Any]) -> None:
+        """Raises Superseded if the account has sent another transaction with this nonce."""
+        used = quantity(self._rpc.call("eth_getTransactionCount", sender, "latest"), "transaction count")
+        if used > int(transaction["nonce"]):
+            raise Superseded(
+                f"account {sender} has sent another transaction with nonce {int(transaction['nonce'])}",
+                hint="run the same command again: this one can never be mined, and is signed anew",
+            )
 
     def _require_chain(self, found: int) -> None:
         if found != self._chain_id:

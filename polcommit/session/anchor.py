@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from polcommit.envelopes import make_envelope
 from polcommit.errors import StorageError, TransactionFailed, UsageError
 from polcommit.events import Anchored
+from polcommit.ledger.transactions import OnSent
 from polcommit.prover import Run, next_head
 from polcommit.records import RevealedHead
-from polcommit.session.connection import Connection
+from polcommit.session.connection import Connection, once
 from polcommit.session.processes import check_recorded
 from polcommit.session.run import drop_extra_states, load_run
 from polcommit.storage.audit import confirm_root
@@ -65,8 +66,11 @@ def anchor(
                     hint="was the devnet reset? give the chain that it was anchored on with --rpc",
                 )
             return AnchoredHead(head, event, new=False)
-        event = _send(folder, run, head, connection, key, account_key)
-        connection.ledger.wait_final(event.position.block, progress=progress)
+        while True:
+            event = _send(folder, run, head, connection, key, account_key)
+            connection.ledger.wait_final(event.position.block, progress=progress)
+            if event in connection.ledger.anchors(run.id):
+                break       # else a reorganisation has moved it, or dropped it: the same transaction again
         folder.anchors.write_anchored(sequence, event.position)
         return AnchoredHead(head, event, new=True)
 
@@ -108,12 +112,11 @@ def _send(
 ) -> Anchored:
     """Send the head's transaction; if one was signed before, that same one."""
     sequence = head.statement.sequence
-    pending = folder.anchors.pending(sequence)
-    if pending is not None:
-        event = connection.ledger.resume(pending)
-    else:
-        registration = folder.registration
-        assert registration is not None         # load_run has seen to it
+    registration = folder.registration
+    assert registration is not None         # load_run has seen to it
+    nonce = registration.registered.nonce
+
+    def send(on_sent: OnSent) -> Anchored:
         _, previous = connection.ledger.head(run.id)
         expected = _expected_head(run, connection)
         if previous != expected:
@@ -121,14 +124,15 @@ def _send(
                 f"the ledger's head of this run is {previous.hex()}, this folder knows {expected.hex()}",
                 hint="was it anchored from a copy of the folder? go on from that copy",
             )
-        event = connection.ledger.anchor(
-            account_key,
-            registration.registered.nonce,
-            previous,
-            head.commitment,
-            make_envelope(head, run.manifest, connection.ledger.identity(), key),
-            on_sent=lambda _, raw: folder.anchors.write_pending(sequence, raw),
-        )
+        envelope = make_envelope(head, run.manifest, connection.ledger.identity(), key)
+        return connection.ledger.anchor(account_key, nonce, previous, head.commitment, envelope, on_sent=on_sent)
+
+    event = once(
+        connection.ledger,
+        folder.anchors.pending(sequence),
+        send,
+        lambda raw, replace: folder.anchors.write_pending(sequence, raw, replace=replace),
+    )
     if not isinstance(event, Anchored) or event.commitment != head.commitment:
         raise StorageError(f"{folder.path} holds a transaction of another head", hint="restore the folder from a copy")
     return event

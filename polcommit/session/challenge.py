@@ -28,9 +28,10 @@ from polcommit.errors import (
 )
 from polcommit.events import Anchored, Challenged
 from polcommit.keys import key_id
+from polcommit.ledger.transactions import OnSent
 from polcommit.records import Challenge, Evidence, Request, RevealedHead
 from polcommit.sealing import Purpose, SealBroken, new_secret, unseal
-from polcommit.session.connection import Connection
+from polcommit.session.connection import Connection, once
 from polcommit.session.pending import ChallengeFolder
 from polcommit.signing import (
     challenge_message,
@@ -163,17 +164,26 @@ def begin(verifier: Verifier, folder: ChallengeFolder, anchor: Anchored, head: R
 
 def send(verifier: Verifier, folder: ChallengeFolder, progress: Progress | None = None) -> Challenge:
     """(2), (3): send the challenge, once, and wait until the draw is fixed."""
-    challenge = announce(verifier, folder)
-    verifier.connection.ledger.wait_final(challenge.block + hashes.DELAY, progress=progress)
-    return challenge
+    ledger = verifier.connection.ledger
+    while True:
+        challenge = announce(verifier, folder)
+        ledger.wait_final(challenge.block + hashes.DELAY, progress=progress)
+        found = {event.id: event.position.block for event in ledger.challenges(challenge.request.run)}
+        if found.get(challenge.id) == challenge.block:
+            return challenge
+        folder.forget_event()       # a reorganisation has moved it, or dropped it: the same transaction again
 
 
 def announce(verifier: Verifier, folder: ChallengeFolder) -> Challenge:
     """(2): send the challenge, and pay for it; one that was signed before is sent again as it was."""
     ledger, request, nonce = verifier.connection.ledger, folder.request, folder.nonce
-    pending = folder.pending
     if folder.id is None:
-        event = ledger.resume(pending) if pending is not None else _challenge(verifier, folder, request, nonce)
+        event = once(
+            ledger,
+            folder.pending,
+            lambda on_sent: _challenge(verifier, request, nonce, on_sent),
+            lambda raw, replace: folder.write_pending(raw, replace=replace),
+        )
         if not isinstance(event, Challenged) or event.request != digest(request):
             raise StorageError(f"{folder.path} holds a transaction of another challenge")
         first = _first_copy(ledger.challenges(request.run), event)
@@ -186,7 +196,7 @@ def announce(verifier: Verifier, folder: ChallengeFolder) -> Challenge:
     return Challenge(request=request, nonce=nonce, id=folder.id or 0, block=folder.block or 0)
 
 
-def _challenge(verifier: Verifier, folder: ChallengeFolder, request: Request, nonce: bytes) -> Challenged:
+def _challenge(verifier: Verifier, request: Request, nonce: bytes, on_sent: OnSent) -> Challenged:
     chain = verifier.connection.ledger.identity()
     committed = hashes.nonce_commitment(nonce)
     signed = challenge_message(
@@ -205,7 +215,7 @@ def _challenge(verifier: Verifier, folder: ChallengeFolder, request: Request, no
         request=digest(request),
         nonce_commitment=committed,
         signature=sign(verifier.key, "sign/challenge", signed),
-        on_sent=lambda _, raw: folder.write_pending(raw),
+        on_sent=on_sent,
     )
 
 

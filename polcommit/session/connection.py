@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polcommit import policy as policies
-from polcommit.errors import ChainUnavailable, UsageError
+from polcommit.errors import ChainUnavailable, Superseded, UsageError
 from polcommit.keys import default_home
+from polcommit.ledger.contract import Event
 from polcommit.ledger.devnet import Devnet
 from polcommit.ledger.registry import Registry
+from polcommit.ledger.transactions import OnSent
 from polcommit.policy import Policy
 from polcommit.storage import files
 
@@ -33,6 +35,24 @@ class Connection:
         if self.devnet is not None and self.devnet.account_needs_funds(account):
             self.devnet.fund(account)
             say(f"gave 0x{account.hex()} some of the devnet's ether")
+
+
+def once(
+    ledger: Registry,
+    pending: bytes | None,
+    send: Callable[[OnSent], Event],
+    store: Callable[[bytes, bool], None],
+) -> Event:
+    """Have a transaction mined once: the stored one again where there is one, a new one where that was superseded.
+
+    `store(raw, replace)` keeps the signed transaction durably; it is called before anything is sent.
+    """
+    if pending is not None:
+        try:
+            return ledger.resume(pending)
+        except Superseded:
+            pass        # its nonce is used: it can never be mined, so that a new one is no second one
+    return send(lambda _, raw: store(raw, pending is not None))
 
 
 def devnet_folder() -> Path:

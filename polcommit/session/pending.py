@@ -58,9 +58,9 @@ class ChallengeFolder:
         path = self.path / "pending"
         return files.read(path, 1 << 20) if path.exists() else None
 
-    def write_pending(self, transaction: bytes) -> None:
-        """Keep the signed transaction before it is sent."""
-        stored.write_once(self.path / "pending", transaction)
+    def write_pending(self, transaction: bytes, *, replace: bool = False) -> None:
+        """Keep the signed transaction before it is sent; `replace` one that can never be mined."""
+        stored.write_once(self.path / "pending", transaction, replace=replace)
 
     @property
     def id(self) -> int | None:
@@ -84,6 +84,10 @@ class ChallengeFolder:
     def write_event(self, number: int, block: int) -> None:
         """Keep id and block of the event."""
         stored.write_once(self.path / "event", f"{number} {block}".encode())
+
+    def forget_event(self) -> None:
+        """Forget where the event stood: it is not there any more."""
+        files.remove(self.path / "event")
 
     @property
     def receipt(self) -> Receipt | None:

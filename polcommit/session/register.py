@@ -15,7 +15,7 @@ from polcommit.errors import Contradiction, StorageError, UsageError
 from polcommit.events import Registered
 from polcommit.records import Eligible, Manifest, SampleLeaf
 from polcommit.sealing import derive, new_secret, require_sealable
-from polcommit.session.connection import Connection
+from polcommit.session.connection import Connection, once
 from polcommit.session.recipes import recipe_name, require_same
 from polcommit.storage.runfolder import RunFolder, check_free
 from polcommit.storage.settings import Settings
@@ -105,14 +105,13 @@ def prepare(
 def send(run: RunFolder, connection: Connection, account_key: bytes) -> Registered:
     """Send the registration's transaction, once; the same one again after an interruption."""
     with run.lock():
-        pending = run.registration_pending
-        if pending is not None:
-            event = connection.ledger.resume(pending)
-        else:
-            commitment = hashes.manifest_commitment(derive(run.secret, "blinding/manifest"), run.manifest)
-            event = connection.ledger.register(
-                account_key, commitment, on_sent=lambda _, raw: run.write_registration_pending(raw)
-            )
+        commitment = hashes.manifest_commitment(derive(run.secret, "blinding/manifest"), run.manifest)
+        event = once(
+            connection.ledger,
+            run.registration_pending,
+            lambda on_sent: connection.ledger.register(account_key, commitment, on_sent=on_sent),
+            lambda raw, replace: run.write_registration_pending(raw, replace=replace),
+        )
     if not isinstance(event, Registered) or event.account != run.manifest.account:
         raise StorageError(f"{run.path} holds a transaction that does not register it", hint="restore the folder")
     return event

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from ledger.conftest import free_port
 
-from polcommit.errors import ChainUnavailable, StorageError, TransactionFailed, UsageError, WrongChain
+from polcommit.errors import ChainUnavailable, StorageError, Superseded, TransactionFailed, UsageError, WrongChain
 from polcommit.events import Anchored, Challenged, Registered
 from polcommit.ledger.accounts import address_of
 from polcommit.ledger.artifacts import registry_artifact
@@ -18,6 +18,8 @@ from polcommit.ledger.devnet import Devnet, DevnetInfo
 from polcommit.ledger.eth import keccak
 from polcommit.ledger.registry import Registry
 from polcommit.ledger.rpc import Rpc
+from polcommit.ledger.transactions import OnSent
+from polcommit.session.connection import once
 
 ZERO = bytes(24)
 
@@ -209,9 +211,30 @@ def test_resuming_a_transaction_whose_nonce_was_used_by_another(registry: Regist
     with pytest.raises(KeyboardInterrupt):
         registry.register(key, b"1" * 32, on_sent=crash)
     registry.register(key, b"2" * 32)
-    with pytest.raises(TransactionFailed, match=r"another transaction of account .* came first"):
+    with pytest.raises(Superseded, match=r"has sent another transaction with nonce 0"):
         registry.resume(stored[0])
     assert registry.registrations(address_of(key)) == 1
+
+
+def test_a_transaction_that_can_never_be_mined_is_signed_anew_once(registry: Registry, key: bytes):
+    """Its account's nonce was used from elsewhere: without another signature the command could never be finished."""
+    kept: list[tuple[bytes, bool]] = []
+
+    def send(on_sent: OnSent) -> Registered:
+        return registry.register(key, b"1" * 32, on_sent=on_sent)
+
+    def crash(raw: bytes, replace: bool) -> None:
+        kept.append((raw, replace))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(registry, None, send, crash)
+    registry.register(key, b"2" * 32)
+    event = once(registry, kept[0][0], send, lambda raw, replace: kept.append((raw, replace)))
+    assert isinstance(event, Registered) and event.manifest == b"1" * 32
+    assert [replace for _, replace in kept] == [False, True]
+    assert once(registry, kept[1][0], send, crash) == event, "and the new one is resumed, not sent a second time"
+    assert registry.registrations(address_of(key)) == 2
 
 
 def test_resuming_damaged_bytes(registry: Registry, key: bytes):
