@@ -38,6 +38,8 @@ class PolcommitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")      # for those who see a traceback, in a loop of their own
 
 
 class UsageError(PolcommitError):

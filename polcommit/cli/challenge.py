@@ -163,7 +163,10 @@ class _Job:
 
         challenges = self._challenges()
         for number in challenges.waiting(self.run):
-            common.say(f"warning: challenge {number} has no verdict yet; finish it with --resume {number}")
+            common.say(
+                f"warning: challenge {number} has no verdict yet; finish it with --resume {number}: "
+                "until then no later verdict is better than inconclusive"
+            )
         anchor = challenging.find_anchor(self.verifier, self.run, sequence)
         try:
             head = challenging.open_head(self.verifier, anchor)

@@ -37,15 +37,29 @@ def _fields(info: DevnetInfo) -> dict[str, Any]:
 
 
 @devnet.command()
-@click.option("--port", default=8545, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1; default: the last one, else 8545.")
 @click.option("--block-time", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds a block.")
 @json_option
-def start(port: int, block_time: float, as_json: bool) -> None:
+def start(port: int | None, block_time: float, as_json: bool) -> None:
     """Start the devnet in the background, restored from its last state; the contract is deployed once."""
-    info = _devnet().start(port=port, block_time=block_time)
+    info = _devnet().start(port=port or _last_port(), block_time=block_time)
     if info.already_running:
         say("the devnet is running already")
     show(_fields(info), as_json)
+
+
+def _last_port() -> int:
+    """The port that the devnet's policy names, so that copies of the policy stay good."""
+    from urllib.parse import urlsplit
+
+    from polcommit.errors import PolcommitError
+    from polcommit.session.connection import devnet_folder, load_policy
+
+    policy = devnet_folder() / "policy.toml"
+    try:
+        return (urlsplit(load_policy(policy).rpc or "").port if policy.exists() else None) or 8545
+    except (PolcommitError, ValueError):
+        return 8545
 
 
 @devnet.command()

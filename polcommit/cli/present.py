@@ -102,7 +102,10 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.findings:
         lines.append("")
     lines += [f"  {name:<4} {outcome:<20} {CHECKED[name]}" for name, outcome in verdict.checks]
-    lines += ["", *_facts(verdict)]
+    if any(outcome == "failed" for name, outcome in verdict.checks if name in ("V1", "V2", "V3", "V4")):
+        lines += ["", "  what it says of itself is not repeated here: it does not hold together"]
+    else:
+        lines += ["", *_facts(verdict)]
     return "\n".join(lines)
 
 

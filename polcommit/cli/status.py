@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from polcommit.cli import common
+from polcommit.errors import StorageError
 
 
 @click.command()
@@ -19,7 +20,13 @@ def status(run: Path, check: bool, as_json: bool) -> int:
     from polcommit.storage.runfolder import RunFolder
 
     folder = RunFolder.open(run)
-    result = looking.summary(folder)
+    try:
+        result = looking.summary(folder)
+    except StorageError as error:
+        if not check:
+            raise
+        common.show({"damage": [error.message]}, as_json)
+        return 1
     found: list[str] = []
     if check:
         with common.progress("checking") as bar:

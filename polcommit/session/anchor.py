@@ -19,7 +19,7 @@ from polcommit.ledger.transactions import OnSent
 from polcommit.prover import Run, next_head
 from polcommit.records import RevealedHead
 from polcommit.session.connection import Connection, once
-from polcommit.session.processes import check_recorded
+from polcommit.session.processes import check_recorded, keep_state
 from polcommit.session.run import drop_extra_states, load_run
 from polcommit.storage.audit import confirm_root
 from polcommit.storage.runfolder import RunFolder
@@ -92,11 +92,8 @@ def _prepare(folder: RunFolder, run: Run, key: Ed25519PrivateKey) -> int:
     head = next_head(run, key)
     statement = head.statement
     confirm_root(run.transcript.leaf_data(statement.size), statement.root)
-    if statement.steps not in folder.states.steps():
-        raise StorageError(
-            f"the state after step {statement.steps} was not kept",
-            hint="open the run with polcommit.record and close it: that keeps the last state",
-        )
+    if statement.steps not in folder.states.steps():      # recording was interrupted: the state is regenerated
+        keep_state(folder.path, statement.steps, threads=folder.environments()[-1].fingerprint.threads)
     folder.states.check(statement.steps)
     folder.anchors.write_head(head)
     return statement.sequence

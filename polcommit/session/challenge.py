@@ -83,7 +83,8 @@ def find_anchor(verifier: Verifier, run: bytes, sequence: int | None = None) -> 
     found = [event for event in anchors if sequence is None or event.sequence == sequence]
     if not found:
         what = "no anchored head" if sequence is None else f"no head {sequence}"
-        raise UsageError(f"run {run.hex()} has {what} on this chain", hint="is it the right run, and the right chain?")
+        hint = "has it been anchored, with 'polcommit anchor'? is it the right chain?"
+        raise UsageError(f"run {run.hex()} has {what} on this chain", hint=hint)
     return found[-1]
 
 

@@ -151,6 +151,11 @@ def check_recorded(folder: Path, *, threads: int | None, progress: Progress | No
     run_worker(["check", str(folder), str(threads or 0), "once"], threads=threads, progress=progress)
 
 
+def keep_state(folder: Path, step: int, *, threads: int | None) -> None:
+    """Regenerate the state after a step of the run in `folder`, and keep it. Raises NotReproducible."""
+    run_worker(["keep", str(folder), str(threads or 0), str(step)], threads=threads)
+
+
 def reported_error(output: IO[bytes], stderr: IO[bytes], status: int) -> PolcommitError:
     """The error of a worker that ran beside us, from the files that it wrote to."""
     texts = []

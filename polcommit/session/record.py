@@ -266,6 +266,8 @@ class RecordedRun:
         self._engine.restore(index, run.tensors.get)
         here = fingerprint(self._recipe.device)
         epochs = run.environments()
+        if not epochs:
+            raise StorageError(f"{run.path / 'environments'} is damaged: empty", hint="restore it from a copy")
         if here == epochs[-1].fingerprint:
             self._environment = len(epochs) - 1
             self._reproduce(start, records, rollback)

@@ -48,6 +48,7 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
         ("samples", lambda: _check_samples(folder)),
         ("anchors", lambda: _check_anchors(folder)),
         ("receipts", lambda: _check_receipts(folder)),
+        ("kept states", lambda: _check_kept(folder)),
         *((f"state {step}", _state_check(folder, step)) for step in folder.states.steps()),
     ]
     for position, (what, check) in enumerate(checks):
@@ -67,6 +68,16 @@ def _check_run(folder: RunFolder) -> None:
     configuration = tagged_hash("configuration", pack(settings.configuration))
     if settings.recipe != manifest.recipe or configuration != manifest.configuration:
         raise PolcommitError("settings.json does not hold the registered recipe and configuration")
+
+
+def _check_kept(folder: RunFolder) -> None:
+    """Every state that an opening may need, and cannot do without, is there."""
+    last = len(scan(folder.journal_path).offsets) - 1
+    heads = (head.statement.steps for head in folder.anchors.heads())
+    due = {*range(0, last + 1, folder.manifest.keep), *heads}
+    missing = sorted(due - {*folder.states.steps()})
+    if missing:
+        raise PolcommitError(f"those after steps {', '.join(map(str, missing[:20]))} are missing")
 
 
 def _check_samples(folder: RunFolder) -> None:

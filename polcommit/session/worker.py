@@ -3,6 +3,7 @@
     replay BLOBS DEVICE THREADS JOB REPORT          steps from opened states and samples
     regenerate BLOBS FOLDER THREADS JOB REPORT      states and samples of the prover's own run
     check FOLDER THREADS once|follow                the run's queue of self-checks
+    keep FOLDER THREADS STEP                        a state of the run that was not kept
 
 It trusts its job file, which its parent wrote; the states and samples in it may be hostile, and are only
 compared, copied and fed to the recipe that is installed here.
@@ -42,7 +43,9 @@ MAX_JOB = 64 << 20
 
 def main(arguments: list[str]) -> int:
     """Run one command; an error is one JSON line on standard output and status 1."""
-    verbs: dict[str, Callable[..., None]] = {"replay": _replay, "regenerate": _regenerate, "check": _check}
+    verbs: dict[str, Callable[..., None]] = {
+        "replay": _replay, "regenerate": _regenerate, "check": _check, "keep": _keep,
+    }  # fmt: skip
     try:
         verbs[arguments[0]](*arguments[1:])
     except OSError as error:
@@ -189,6 +192,15 @@ def _write_samples(run: RunFolder, recipe: Recipe, indices: tuple[int, ...], out
         (out / content.hex()).write_bytes(data)
 
 
+def _keep(path: str, threads: str, step: str) -> None:
+    set_determinism(_threads(threads))
+    run = RunFolder.open(Path(path))
+    regenerator = _Regenerator(run)
+    regenerator.go_to(int(step))
+    captured = regenerator.engine.capture()
+    run.states.put(int(step), captured.index, captured.content)
+
+
 class _Regenerator:
     """Any state of a recorded run: from the kept state before it, by re-execution, compared step by step."""
 
@@ -206,7 +218,7 @@ class _Regenerator:
 
     def state(self, step: int, out: Path) -> StateIndex:
         """The state after `step`, its bytes written into `out`. Raises NotReproducible."""
-        self._go_to(step)
+        self.go_to(step)
         captured = self.engine.capture()
         for entry in captured.index.tensors:
             target = out / entry.content.hex()
@@ -218,7 +230,8 @@ class _Regenerator:
         """Sketch of the kept state after `step`."""
         return sketch_state(self._kept(step), self._fetch, seed)
 
-    def _go_to(self, step: int) -> None:
+    def go_to(self, step: int) -> None:
+        """Put the state after `step` in place. Raises NotReproducible."""
         kept = self.run.states.latest(step)
         if self._at is None or self._at > step or (kept is not None and kept > self._at):
             if kept is None:
