@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell import Result, ok, polcommit
@@ -83,23 +87,56 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
         polcommit("devnet", "stop", home=home)
 
 
+def kill_devnet(home: Path) -> None:
+    """kill -9 of the chain's process."""
+    found = json.loads(ok(polcommit("devnet", "status", "--json", home=home)).out)
+    os.kill(found["process"], signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{found['process']}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="session")
 def world(empty_home: tuple[Path, int]) -> World:
-    """A run of 12 steps: registered, recorded, anchored, challenged, and asked once more."""
+    """A run of 12 steps: registered, recorded, anchored, challenged, and asked once more.
+
+    The chain is killed after each thing that it reported; `test_chain_trouble` looks at what is left.
+    """
     home, port = empty_home
     folder = home.parent
     run = folder / "digits"
+
+    def killed() -> None:
+        kill_devnet(home)
+        start_devnet(home, port)
+
     done = json.loads(ok(register(home, run, "--allow-clear-openings", "--json")).out)
-    ok(polcommit("record", run, home=home))
-    ok(polcommit("anchor", run, home=home))
+    killed()
+    ok(polcommit("record", run, "--json", home=home))
+    anchored = json.loads(ok(polcommit("anchor", run, "--json", home=home)).out)
+    assert anchored["sent"]
+    killed()
+    assert json.loads(ok(polcommit("anchor", run, "--json", home=home)).out) == anchored | {"sent": False}
     evidence, receipt = folder / "evidence", folder / "receipt"
-    first = ("challenge", run, "--count", 3, "--with-openings", "--out", evidence, "--receipt", receipt)
-    ok(polcommit(*first, home=home))
+    first = ("challenge", run, "--count", 3, "--with-openings", "--out", evidence, "--receipt", receipt, "--json")
+    assert json.loads(ok(polcommit(*first, home=home)).out)["verdict"] == "accepted"
     request, opening = folder / "request", folder / "opening"
-    ok(polcommit("challenge", done["run"], "--count", 2, "--request", request, home=home))
-    ok(polcommit("respond", run, "--request", request, "--out", opening, home=home))
+    asked = ok(polcommit("challenge", done["run"], "--count", 2, "--request", request, "--json", home=home))
+    assert json.loads(asked.out) == {"challenge": 2, "request": str(request)}
+    killed()
+    answered = ok(polcommit("respond", run, "--request", request, "--out", opening, "--json", home=home))
+    assert json.loads(answered.out)["bytes"] == opening.stat().st_size
     card = json.loads((home / "keys" / "vera" / "public.json").read_text())
     policy = folder / "policy.toml"
     trusted = f'[verifiers]\ntrusted = ["{card["signing"]}"]\n'
     policy.write_text((home / "devnet" / "policy.toml").read_text() + trusted)
     return World(home, port, run, done["run"], evidence, receipt, request, opening, policy)
+
+
+@pytest.fixture
+def elsewhere(world: World, tmp_path: Path) -> dict[str, Any]:
+    """Options for commands with copies of the world's keys and challenges, and nothing of the devnet's in that home:
+    its chain is any chain then, of which nothing is dumped."""
+    home = tmp_path / "elsewhere"
+    shutil.copytree(world.home, home, ignore=shutil.ignore_patterns("devnet"))
+    return {"home": home, "env": {"POLCOMMIT_POLICY": str(world.policy)}}

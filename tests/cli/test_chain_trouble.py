@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import shutil
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,7 +212,7 @@ def test_a_policy_that_is_missing(world: World, tmp_path: Path) -> None:
     without = tmp_path / "no-rpc.toml"
     without.write_text(edited(world, "rpc = ", ""))
     assert_one_line(world("verify", world.evidence, "--policy", without), 3, "names no RPC server")
-    ok(world("verify", world.evidence, "--policy", without, "--rpc", world.rpc, "--replay"))
+    ok(world("verify", world.evidence, "--policy", without, "--rpc", world.rpc))
 
 
 def test_the_home_folders_own_policy_comes_before_the_devnets(world: World, tmp_path: Path) -> None:
@@ -239,97 +236,47 @@ def test_an_account_that_cannot_pay(world: World, tmp_path: Path) -> None:
     ok(world("devnet", "fund", account))
     done = json.loads(ok(register(home, run, "--json")).out)
     assert json.loads(ok(polcommit("status", run, "--json", home=home)).out)["run"] == done["run"]
-    # somebody else's account is another run
-    keystore = world.home / "keys" / "alice" / "account.json"
-    (run / "registration").unlink()
-    assert_one_line(register(home, run, "--account", keystore, env={"POLCOMMIT_PASSPHRASE": ""}), 2, "the account")
 
 
 # --- killed, moved and reset -----------------------------------------------------------------------------------
 
 
-def kill(home: Path) -> None:
-    found = json.loads(ok(polcommit("devnet", "status", "--json", home=home)).out)
-    os.kill(found["process"], signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{found['process']}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A run whose chain was killed after each step that was reported, and came back on another port."""
-    require_anvil()
-    home = tmp_path_factory.mktemp("survivor") / "home"
-    new_keys(home)
-    run, port = home.parent / "run", free_port()
-    start_devnet(home, port)
-    done = json.loads(ok(register(home, run, "--allow-clear-openings", "--json")).out)
-    kill(home)
-    assert_one_line(polcommit("anchor", run, home=home), 2, "nothing was recorded")
-    ok(polcommit("record", run, home=home))
-    assert_one_line(polcommit("anchor", run, home=home), 3, f"cannot reach the chain at http://127.0.0.1:{port}")
-    port = free_port()
-    start_devnet(home, port)
-    anchored = json.loads(ok(polcommit("anchor", run, "--json", home=home)).out)
-    assert anchored["sent"]
-    kill(home)
-    start_devnet(home, port)
-    again = json.loads(ok(polcommit("anchor", run, "--json", home=home)).out)
-    assert again == anchored | {"sent": False}
-    request, opening, evidence = (home.parent / name for name in ("request", "opening", "evidence"))
-    ok(polcommit("challenge", done["run"], "--count", 3, "--request", request, home=home))
-    kill(home)
-    answer = ("respond", run, "--request", request, "--out", opening)
-    assert_one_line(polcommit(*answer, home=home), 3, "cannot reach the chain")
-    start_devnet(home, port)
-    ok(polcommit(*answer, home=home))
-    ok(polcommit("challenge", done["run"], "--opening", opening, "--out", evidence, home=home))
-    kill(home)
-    start_devnet(home, port)
-    yield World(home, port, run, done["run"], evidence, evidence, request, opening, home / "devnet" / "policy.toml")
-    polcommit("devnet", "stop", home=home)
-
-
-def test_what_was_reported_survives_a_killed_chain(survivor: World, tmp_path: Path) -> None:
-    key = json.loads((survivor.home / "keys" / "vera" / "public.json").read_text())["signing"]
-    policy = tmp_path / "policy.toml"
-    policy.write_text(survivor.policy.read_text() + f'[verifiers]\ntrusted = ["{key}"]\n')
-    found = json.loads(ok(survivor("verify", survivor.evidence, "--policy", policy, "--json")).out)
+def test_what_was_reported_survives_a_killed_chain(world: World) -> None:
+    found = json.loads(ok(world("verify", world.evidence, "--policy", world.policy, "--json")).out)
     assert (found["verdict"], found["draw"], found["sequence"]) == ("accepted", "ledger", 1)
-    registry = Registry.connect(survivor.rpc, bytes.fromhex(found["anchor"]["contract"][2:]))
-    assert len(registry.anchors(bytes.fromhex(survivor.id))) == 1
-    ok(survivor("status", survivor.run, "--check"))
+    registry = Registry.connect(world.rpc, bytes.fromhex(found["anchor"]["contract"][2:]))
+    assert len(registry.anchors(bytes.fromhex(world.id))) == 1
+    ok(world("status", world.run, "--check"))
 
 
-def test_a_chain_that_was_begun_anew(survivor: World, tmp_path: Path) -> None:
+def test_a_chain_that_was_begun_anew(world: World, tmp_path: Path) -> None:
     """Same port, same chain id, same contract address, and nothing of what was there."""
+    ok(world("status", world.run, "--check"))
     home = tmp_path / "home"
-    shutil.copytree(survivor.home, home)
+    shutil.copytree(world.home, home)
     for name in ("state.json.gz", "devnet.json"):
         (home / "devnet" / name).unlink()
-    (home / "challenges" / survivor.id / "1" / "receipt").unlink()      # as if it were still open
-    ok(survivor("devnet", "stop"))
-    start_devnet(home, survivor.port)
+    ok(world("devnet", "stop"))
+    start_devnet(home, world.port)
     try:
-        before = {path: path.read_bytes() for path in sorted(survivor.run.rglob("*")) if path.is_file()}
+        before = {path: path.read_bytes() for path in sorted(world.run.rglob("*")) if path.is_file()}
         for words, status, contains in (
-            (("anchor", survivor.run), 3, "head 1 is not on this chain"),
-            (("challenge", survivor.id, "--count", 1, "--prover", "true"), 2, "no anchored head on this chain"),
-            (("challenge", survivor.id, "--opening", survivor.opening), 3, "is not on this chain"),
-            (("respond", survivor.run, "--request", survivor.request, "--out", tmp_path / "o"), {1, 3}, "challenge"),
+            (("anchor", world.run), 3, "head 1 is not on this chain"),
+            (("challenge", world.id, "--count", 1, "--prover", "true"), 2, "no anchored head on this chain"),
+            (("challenge", world.id, "--opening", world.opening), 3, "is not on this chain"),
+            (("respond", world.run, "--request", world.request, "--out", tmp_path / "o"), {1, 3}, "challenge"),
         ):
             assert_one_line(polcommit(*words, home=home), status, contains)
-        rejected = polcommit("verify", survivor.evidence, home=home)
+        rejected = polcommit("verify", world.evidence, home=home)
         assert rejected.status == 1 and "V2" in rejected.out, str(rejected)
-        lock = survivor.run / "lock"
+        lock = world.run / "lock"
         assert {path: path.read_bytes() for path in before if path != lock} == {
             path: data for path, data in before.items() if path != lock
         }
     finally:
         ok(polcommit("devnet", "stop", home=home))
-        start_devnet(survivor.home, survivor.port)
-    ok(survivor("anchor", survivor.run))        # back on its own chain
+        start_devnet(world.home, world.port)
+    ok(world("anchor", world.run))        # back on its own chain
 
 
 # --- the devnet itself -----------------------------------------------------------------------------------------
@@ -353,8 +300,8 @@ def test_devnet_commands(world: World, tmp_path: Path) -> None:
     assert_one_line(polcommit("devnet", "start", home=tmp_path / "file"), 3, "file")
 
 
-def test_a_devnet_whose_dump_is_damaged(survivor: World, tmp_path: Path) -> None:
-    dump = (survivor.home / "devnet" / "state.json.gz").read_bytes()
+def test_a_devnet_whose_dump_is_damaged(world: World, tmp_path: Path) -> None:
+    dump = (world.home / "devnet" / "state.json.gz").read_bytes()
     folder = tmp_path / "devnet"
     folder.mkdir()
     for data in (b"", dump[: len(dump) // 2], dump[:1000] + b"\x00\x00" + dump[1002:], b"{}"):

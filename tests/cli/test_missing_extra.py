@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def without(world: World, tmp_path: Path):  # type: ignore[no-untyped-def]
         folder = tmp_path / "hidden"
         folder.mkdir(exist_ok=True)
         (folder / "sitecustomize.py").write_text(HIDE.format(names=names))
-        return world(*words, env={"PYTHONPATH": str(folder)}, cwd=tmp_path)
+        path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+        return world(*words, env={"PYTHONPATH": path}, cwd=tmp_path)
 
     return run
 

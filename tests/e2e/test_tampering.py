@@ -61,9 +61,9 @@ def forged(world: World, small: Registered, tmp_path_factory: pytest.TempPathFac
     asked = {}
     for name, run, ask in (
         ("interpolation", straight, Ask(count=3)),
+        ("beside", poked, Ask(strategy="list", steps=(4, 6, 10))),
         ("momentum", poked, Ask(strategy="list", steps=(4, 5))),
         ("buffer", poked, Ask(strategy="list", steps=(9,))),
-        ("beside", poked, Ask(strategy="list", steps=(4, 6, 10))),
     ):
         if not run.folder.anchors.sequences():
             world.anchor(run)
@@ -84,15 +84,16 @@ def test_a_step_that_smuggles_is_rejected(forged: dict[str, Receipt], name: str,
     """The committed state is not what the step gives, were the weights right to the last bit."""
     verdict = forged[name].verdict
     assert (verdict.verdict, verdict.basis) == ("rejected", "none")
-    (finding,) = verdict.findings
-    assert (finding.check, finding.what, finding.step) == ("V10", "state after the step", step)
+    found = [finding for finding in verdict.findings if finding.check == "V10"]
+    assert [(finding.what, finding.step) for finding in found] == [("state after the step", step)]
 
 
 def test_only_drawn_steps_speak(forged: dict[str, Receipt]) -> None:
     """The steps around the forged ones are honest: accepted, and the verdict claims no more than that."""
     verdict = forged["beside"].verdict
     assert verdict.verdict == "accepted" and verdict.reexecuted == (4, 6, 10) and verdict.probability == 0.0
-    assert [earlier.outcome for earlier in verdict.challenges] == ["rejected", "rejected"]
+    outcomes = [[earlier.outcome for earlier in forged[name].verdict.challenges] for name in ("momentum", "buffer")]
+    assert outcomes == [["accepted"], ["accepted", "rejected"]]
 
 
 def test_an_anchor_sent_again_from_another_account_is_rejected(

@@ -224,12 +224,12 @@ def test_beyond_its_budget_a_verifier_is_shown_nothing(world: World, budgeted: R
     """Four steps for each: what is asked beyond that cannot be held against the run, and says nothing for it."""
     vera, victor = world.verifier("vera"), world.verifier("victor")
     first = world.announce(vera, "vera", budgeted.id, Ask(strategy="list", steps=(1, 2, 3, 4)))
-    second = world.announce(vera, "vera", budgeted.id, Ask(strategy="list", steps=(4, 5)))
-    third = world.announce(victor, "victor", budgeted.id, Ask(strategy="list", steps=(5,)))
+    second = world.announce(victor, "victor", budgeted.id, Ask(strategy="list", steps=(5,)))
+    third = world.announce(vera, "vera", budgeted.id, Ask(strategy="list", steps=(4, 5)))
     with one_process():
         assert world.settle(budgeted, vera, first, tmp_path / "1").verdict.verdict == "accepted"
-        refused = world.settle(budgeted, vera, second, tmp_path / "2").verdict
-        accepted = world.settle(budgeted, victor, third, tmp_path / "3").verdict
+        accepted = world.settle(budgeted, victor, second, tmp_path / "2").verdict
+        refused = world.settle(budgeted, vera, third, tmp_path / "3").verdict
     assert refused.verdict == "inconclusive" and refused.reexecuted == ()
     (finding,) = refused.findings
     assert (finding.check, finding.what) == ("V6", "disclosure budget exhausted")
