@@ -18,6 +18,7 @@ from world import HERE, Ask, Finished, Registered, World, at_home, ended, free_p
 from polcommit.ledger.anvil import npm_binary
 from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
+from polcommit.recipes.gpt import Gpt
 from polcommit.session import register as registering
 from polcommit.session.connection import Connection
 from polcommit.session.record import record
@@ -46,6 +47,11 @@ class Planned:
 def tiny(steps: int = 12) -> Digits:
     """Real digits, in batches and layers so small that bundles of it can be taken apart byte by byte."""
     return Digits(steps=steps, batch=4, width=4)
+
+
+def small_gpt(text: Path) -> Gpt:
+    """A transformer of two layers, over a text."""
+    return Gpt(steps=8, batch=4, accumulation=2, layers=2, heads=2, width=16, context=16, warm_up=2, text=text)
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +91,15 @@ def _register(world: World) -> None:
             Planned("budget", "bob", tiny(), budget=4),
             Planned("epochs", "bob", Digits(steps=12, batch=64)),
             Planned("unsteady", "bob", Unsteady(rows=rows), data=rows),
+            Planned("killed", "bob", tiny(), keep=50),
+            Planned("doubted", "bob", tiny(), keep=50),
         ],
         "mallory": [
             Planned("forged", "mallory", tiny()),
             Planned("copied", "mallory", tiny()),
             Planned("stripped", "mallory", tiny()),
             Planned("momentum", "mallory", tiny(), keep=1),
+            Planned("forged gpt", "mallory", small_gpt(text), data=text),
         ],
     }
     cards = [str(world.home(name) / "keys" / name / "public.json") for name in ("vera", "victor")]
