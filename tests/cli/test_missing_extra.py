@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,4 @@ def test_everything_else_works_without(without, world: World, tmp_path: Path) ->
     ):
         assert isinstance(json.loads(ok(without(EXTRAS, *words, "--json")).out), dict)
     assert request.exists()
+    shutil.rmtree(world.home / "keys" / "core")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_json_of_every_command(world: World, tmp_path: Path) -> None:
     ):
         result = ok(world(*words, "--json"))
         assert isinstance(json.loads(result.out), dict), str(result)
+    shutil.rmtree(world.home / "keys" / "json-key")
 
 
 def test_json_of_a_challenge_by_files(world: World, elsewhere: dict[str, Any], tmp_path: Path) -> None:
