@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 from polcommit.errors import Refuted
@@ -19,7 +21,7 @@ from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
-from polcommit.records import Challenge, Evidence, Receipt
+from polcommit.records import Challenge, Evidence, Receipt, TensorEntry
 from polcommit.session import bundle
 from polcommit.session import challenge as challenging
 from polcommit.session import register as registering
@@ -129,7 +131,7 @@ class Demo:
         self._connection.fund(card.account, lambda _: None)
         return card, account
 
-    def _signing(self, name: str):  # type: ignore[no-untyped-def]
+    def _signing(self, name: str) -> Ed25519PrivateKey:
         return load(self._home, name).signing(None)
 
     def _verifier(self) -> Verifier:
@@ -214,7 +216,7 @@ class Demo:
         return Outcome(title, short, bundle.read(path).evidence, path)
 
 
-def _tensor(entry, data: bytes):  # type: ignore[no-untyped-def]
+def _tensor(entry: TensorEntry, data: bytes) -> torch.Tensor:
     from polcommit.training.tree import tensor_from_bytes
 
     return tensor_from_bytes(entry.dtype, entry.shape, memoryview(data))

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from polcommit.records import Evidence, Receipt
     from polcommit.session.answer import Options
     from polcommit.session.challenge import Verifier
-    from polcommit.session.pending import ChallengeFolder
+    from polcommit.session.pending import ChallengeFolder, Challenges
+    from polcommit.verifier import ReleasedModel
 
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
@@ -138,7 +139,7 @@ def _command(text: str) -> list[str]:
     return words
 
 
-def _model(path: Path | None):  # type: ignore[no-untyped-def]
+def _model(path: Path | None) -> ReleasedModel | None:
     if path is None:
         return None
     from polcommit.session.released import read_model
@@ -178,7 +179,7 @@ class _Job:
         challenging.begin(self.verifier, folder, anchor, head, ask)
         return folder
 
-    def _challenges(self):  # type: ignore[no-untyped-def]
+    def _challenges(self) -> Challenges:
         from polcommit.keys import default_home
         from polcommit.session.pending import Challenges
 
@@ -187,7 +188,7 @@ class _Job:
     def resume(self, number: int) -> ChallengeFolder:
         """A challenge that was begun before."""
         found = self._challenges().resume(self.run, number)
-        return cast("ChallengeFolder", found)
+        return found
 
     def _send(self, folder: ChallengeFolder) -> ChallengeRecord:
         from polcommit.session import challenge as challenging

@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 
 from polcommit.cli import common
+from polcommit.encoding import Record
 from polcommit.errors import EncodingError, ProverUnavailable, StorageError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from polcommit.records import Challenge
+    from polcommit.session.connection import Connection
+    from polcommit.storage.runfolder import RunFolder
+
+R = TypeVar("R", bound=Record)
 
 
 @click.command()
@@ -86,7 +91,7 @@ def _challenge(request: Path | None) -> Challenge:
         return _read(file, Challenge, str(request))
 
 
-def _on_pipes(run, chain, unlocked: common.Unlocked, challenge: Challenge) -> None:  # type: ignore[no-untyped-def]
+def _on_pipes(run: RunFolder, chain: Connection, unlocked: common.Unlocked, challenge: Challenge) -> None:
     from polcommit.records import Receipt
     from polcommit.session.receipts import take_receipt
     from polcommit.session.respond import respond as answer
@@ -107,7 +112,9 @@ def _on_pipes(run, chain, unlocked: common.Unlocked, challenge: Challenge) -> No
     take_receipt(run, receipt)
 
 
-def _in_files(run, chain, unlocked: common.Unlocked, challenge: Challenge, out: Path) -> None:  # type: ignore[no-untyped-def]
+def _in_files(
+    run: RunFolder, chain: Connection, unlocked: common.Unlocked, challenge: Challenge, out: Path
+) -> None:
     from polcommit.session.respond import respond as answer
     from polcommit.storage import files
 
@@ -115,7 +122,7 @@ def _in_files(run, chain, unlocked: common.Unlocked, challenge: Challenge, out: 
         files.write_atomic(out, answer(run, chain, unlocked.signing, challenge, Path(work), bar))
 
 
-def _keep_receipt(run, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _keep_receipt(run: RunFolder, path: Path) -> None:
     from polcommit.records import Receipt
     from polcommit.session.receipts import take_receipt
     from polcommit.storage import files
@@ -125,7 +132,7 @@ def _keep_receipt(run, path: Path) -> None:  # type: ignore[no-untyped-def]
     take_receipt(run, receipt)
 
 
-def _read(stream: BinaryIO, kind, what: str):  # type: ignore[no-untyped-def]
+def _read(stream: BinaryIO, kind: type[R], what: str) -> R:
     from polcommit.session.wire import read_message
 
     try:

@@ -78,7 +78,7 @@ class SelfChecks:
             return
         threads = torch.get_num_threads()
         self._errors = tempfile.TemporaryFile()     # noqa: SIM115  (as long as the process lives)
-        self._output = tempfile.TemporaryFile()     # noqa: SIM115
+        self._output = tempfile.TemporaryFile()     # noqa: SIM115  (likewise)
         self._child = subprocess.Popen(
             command("check", str(self._run.path), str(threads), "follow"),
             stdin=subprocess.PIPE,

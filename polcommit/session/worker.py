@@ -62,7 +62,7 @@ def _failed(error: PolcommitError) -> int:
 
 
 def _progress(done: int, total: int) -> None:
-    print(f"progress {done} {total}", flush=True)  # noqa: T201
+    print(f"progress {done} {total}", flush=True)  # noqa: T201  (as above)
 
 
 def _threads(text: str) -> int | None:

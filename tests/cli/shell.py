@@ -61,7 +61,8 @@ def environment(home: Path | None, more: Mapping[str, str | None] | None = None)
     """This process's environment without what would configure polcommit, and with what is given; None removes."""
     found: dict[str, str | None] = {k: v for k, v in os.environ.items() if not k.startswith("POLCOMMIT_")}
     anvil = os.environ.get("POLCOMMIT_ANVIL")
-    found |= {"PYTHONDONTWRITEBYTECODE": "1", "POLCOMMIT_ANVIL": anvil}
+    # one thread: the models here are too small for two
+    found |= {"POLCOMMIT_ANVIL": anvil, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     found["POLCOMMIT_HOME"] = str(home) if home is not None else None
     return {name: value for name, value in (found | dict(more or {})).items() if value is not None}
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from world import InThisProcess, Registered, World, flip
+from world import InThisProcess, Registered, World
 
 from polcommit import transcript as hashes
 from polcommit.encoding import Record, decode, digest, encode, tag
@@ -66,6 +66,7 @@ class Subject:
     """A bundle that is accepted, and all that it takes to judge another."""
 
     path: Path
+    whole: bytes
     evidence: Evidence
     blobs_at: int
     policy: Policy
@@ -125,10 +126,17 @@ def subject(world: World, small: Registered, tmp_path_factory: pytest.TempPathFa
     blobs = tmp_path_factory.mktemp("blobs")
     found.extract(blobs)
     made = Subject(
-        found.path, found.evidence, found.blobs_at, parse((world.home(reader) / "policy.toml").read_text()),
-        Remembered(world.connection("vera").ledger), blobs, world.signing("vera"), Ed25519PrivateKey.generate(),
-        InThisProcess(),
-    )  # fmt: skip
+        path=found.path,
+        whole=found.path.read_bytes(),
+        evidence=found.evidence,
+        blobs_at=found.blobs_at,
+        policy=parse((world.home(reader) / "policy.toml").read_text()),
+        ledger=Remembered(world.connection("vera").ledger),
+        blobs=blobs,
+        key=world.signing("vera"),
+        other=Ed25519PrivateKey.generate(),
+        replayer=InThisProcess(),
+    )
     disclosure = made.evidence.disclosure
     assert disclosure is not None and len(disclosure.heads) == 2 and len(disclosure.receipts) == 1
     for replay in (None, made.replay):
@@ -147,15 +155,18 @@ def refused(found: Judgement | PolcommitError) -> bool:
 def flipped(subject: Subject, position: int, bit: int, folder: Path) -> str | None:
     """What says no to a bundle with this bit changed; None if nothing does."""
     changed = folder / "changed"
-    changed.write_bytes(subject.path.read_bytes())
-    flip(changed, position, bit)
+    data = bytearray(subject.whole)
+    data[position] ^= 1 << bit
+    changed.write_bytes(data)
     try:
         found = bundle.read(changed)
         judgement = judge(found.evidence, subject.policy, subject.ledger)
+        if judgement.verdict != "accepted":
+            return judgement.verdict
         found.extract(folder / "blobs")
     except PolcommitError as error:
         return type(error).__name__
-    return judgement.verdict if judgement.verdict != "accepted" else None
+    return None
 
 
 def positions(subject: Subject, stride: int) -> Iterator[int]:
