@@ -98,13 +98,13 @@ class Odd:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["random", "torch", "clock"])
 def test_a_random_data_set_is_told(kind: str, workers: int) -> None:
-    with pytest.raises(DataChanged, match=r"^dataset\[70\] is random: split it into source and transform$"):
+    with pytest.raises(DataChanged, match=r"(?m)^dataset\[70\] is random: split it into source and transform$"):
         list(dataset_contents(Odd(kind), workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_without_encoding_is_named_without_a_traceback(workers: int) -> None:
-    with pytest.raises(EncodingError, match=r"^sample\[1\]: builtins.object has no encoding$") as caught:
+    with pytest.raises(EncodingError, match=r"(?m)^sample\[1\]: builtins.object has no encoding$") as caught:
         list(dataset_contents(Odd("object"), workers=workers))
     assert caught.value.hint is not None
 
