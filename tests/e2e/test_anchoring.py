@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_main_job import Recording
-from world import World, one_process
+from world import Recording, World, one_process
 
 from polcommit.errors import StorageError
 from polcommit.recipes.gpt import Gpt

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from world import HERE, PYTHON, Finished, Registered, World, at_home, flip, train
+from world import Finished, Recording, Registered, World, at_home, flip, train
 
 from polcommit.encoding import decode
 from polcommit.records import StepRecord
@@ -23,50 +21,6 @@ FIELDS = {
     "verdict", "basis", "registered", "draw", "run", "root", "size", "anchor", "steps", "detection", "challenges",
     "findings",
 }  # fmt: skip
-
-
-class Recording:
-    """The three lines in a process of their own."""
-
-    def __init__(self, world: World, run: Registered, workers: int, last: int | None = None) -> None:
-        command = [PYTHON, str(HERE / "three_lines.py"), str(run.path), str(workers)]
-        self.process = subprocess.Popen(
-            command + ([str(last)] if last is not None else []),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=world.environment(run.prover),
-            text=True,
-        )
-        self.path = run.path
-
-    def _steps(self) -> Iterator[int]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            yield int(line.split()[0])
-
-    def kill_at(self, step: int) -> bytes:
-        """SIGKILL once this step has run; returns the journal as it is left."""
-        with self.process:
-            for done in self._steps():
-                if done >= step:
-                    break
-            self.kill()
-        assert self.process.returncode == -signal.SIGKILL
-        return (self.path / "journal").read_bytes()
-
-    def kill(self) -> None:
-        """SIGKILL, whatever it is doing."""
-        self.process.kill()
-        self.process.communicate()
-
-    def finish(self) -> list[int]:
-        """To its end; the steps that it ran."""
-        with self.process:
-            steps = list(self._steps())
-            assert self.process.stderr is not None
-            stderr = self.process.stderr.read()
-        assert self.process.returncode == 0, stderr
-        return steps
 
 
 def final_state(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -304,3 +305,46 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
     data[position] ^= 1 << bit
     path.write_bytes(data)
 
+
+class Recording:
+    """The three lines in a process of their own."""
+
+    def __init__(self, world: World, run: Registered, workers: int, last: int | None = None) -> None:
+        command = [PYTHON, str(HERE / "three_lines.py"), str(run.path), str(workers)]
+        self.process = subprocess.Popen(
+            command + ([str(last)] if last is not None else []),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=world.environment(run.prover),
+            text=True,
+        )
+        self.path = run.path
+
+    def _steps(self) -> Iterator[int]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            yield int(line.split()[0])
+
+    def kill_at(self, step: int) -> bytes:
+        """SIGKILL once this step has run; returns the journal as it is left."""
+        with self.process:
+            for done in self._steps():
+                if done >= step:
+                    break
+            self.kill()
+        assert self.process.returncode == -signal.SIGKILL
+        return (self.path / "journal").read_bytes()
+
+    def kill(self) -> None:
+        """SIGKILL, whatever it is doing."""
+        self.process.kill()
+        self.process.communicate()
+
+    def finish(self) -> list[int]:
+        """To its end; the steps that it ran."""
+        with self.process:
+            steps = list(self._steps())
+            assert self.process.stderr is not None
+            stderr = self.process.stderr.read()
+        assert self.process.returncode == 0, stderr
+        return steps
