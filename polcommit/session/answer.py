@@ -6,6 +6,7 @@ was committed to, is a rejection.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,6 +164,12 @@ def _take_payload(verification: Verification, payload: _Payload, blobs: Path) ->
     due = verification.take_openings(openings)
     if due is None:
         return False
+    needed, free = sum(blob.length for blob in due), shutil.disk_usage(blobs).free
+    if needed > free:       # what shapes a prover commits to, nobody has looked at yet
+        raise Unavailable(
+            f"the opening takes {needed} bytes, and {free} are free in {blobs.parent}",
+            hint="make room, or set TMPDIR to where there is, and resume the challenge",
+        )
     try:
         BlobFolder(blobs).receive(payload.rest(), due)
     except EncodingError as error:
