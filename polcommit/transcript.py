@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from polcommit import merkle
-from polcommit.encoding import digest, encode, tag, tagged_hash, u64
+from polcommit.encoding import digest, encode, pack, tag, tagged_hash, u64
 from polcommit.records import (
     Manifest,
     OpenedLeaf,
@@ -97,6 +97,11 @@ def leaf_data(tree: str, salt: bytes, record: bytes) -> bytes:
 def sample_leaf(salt: bytes, leaf: SampleLeaf) -> bytes:
     """Leaf hash of a raw sample."""
     return salted_leaf("dataset", salt, encode(leaf))
+
+
+def configuration_digest(pairs: tuple[tuple[str, str], ...]) -> bytes:
+    """Digest of a recipe's hyperparameters: (name, text), sorted by name. What the manifest holds of them."""
+    return tagged_hash("configuration", pack(pairs))
 
 
 def schedule_leaf(step: int, learning_rate: float) -> bytes:

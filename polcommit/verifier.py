@@ -10,17 +10,26 @@ What a verdict does not say: what training cost, or that the data was good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from polcommit import __version__
-from polcommit import transcript as hashes
-from polcommit.disclosure import Established, PublicChecks, pack_float
+from polcommit.comparisons import (
+    ReleasedModel,
+    check_report,
+    check_samples,
+    check_sketches,
+    check_states,
+    compare_model,
+    differences,
+    replay_job,
+)
+from polcommit.disclosure import Established, PublicChecks
 from polcommit.draws import BLOCKING, Ledger
-from polcommit.encoding import decode, digest, pack, tagged_hash
+from polcommit.encoding import decode, digest
 from polcommit.errors import EncodingError, Refuted, Unavailable
 from polcommit.events import Anchored
 from polcommit.opening import MAX_RECORD, Blob, opening_blobs
@@ -32,23 +41,13 @@ from polcommit.records import (
     Fingerprint,
     Openings,
     RevealedHead,
-    StepRecord,
-    TensorEntry,
     Verdict,
 )
-from polcommit.replaying import ReplayedStep, Replayer, ReplayJob, ReplayReport
+from polcommit.replaying import ReplayedStep, Replayer, ReplayReport
 from polcommit.summary import anchor_fields, probability, public_fields
 
 CHECKS = tuple(f"V{number}" for number in range(1, 14))
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedModel:
-    """A model file to compare with the last state (V13)."""
-
-    digest: bytes                                           # of the file
-    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]   # name -> dtype, shape, BLAKE3 of the raw bytes
 
 
 @dataclass(slots=True)
@@ -307,113 +306,3 @@ def _blobs(openings: Openings) -> list[Blob]:
         return opening_blobs(openings)
     except EncodingError as error:
         raise Refuted("V1", "contents of the opening", expected="known dtypes and lengths", found=error) from error
-
-
-def check_states(known: Established, openings: Openings) -> None:
-    """V8, digests: the opened states are the ones that are due, and each is the one its leaf commits to."""
-    configuration = configuration_digest(openings.configuration)
-    if configuration != known.manifest.configuration:
-        raise Refuted("V5", "configuration", expected=known.manifest.configuration, found=configuration)
-    stated = dict(openings.configuration)
-    for name in ("steps", "batch", "accumulation"):
-        if stated.get(name) != str(getattr(known.manifest, name)):
-            raise Refuted("V5", f"'{name}'", expected=getattr(known.manifest, name), found=stated.get(name))
-    due = sorted({*(step - 1 for step in known.draw.steps), *known.draw.opened_kept})
-    shown = [state.step for state in openings.states]
-    if shown != due:
-        raise Refuted("V8", "opened states", expected=due[:20], found=shown[:20])
-    for state in openings.states:
-        found = hashes.state_digest(state.index)
-        if found != known.state(state.step):
-            raise Refuted("V8", "opened state", at=state.step, expected=known.state(state.step), found=found)
-    sketched = tuple(sketch.step for sketch in openings.sketches)
-    if sketched != known.draw.kept:
-        raise Refuted("V8", "sketches", expected=f"{len(known.draw.kept)} kept states", found=f"{len(sketched)}")
-    if openings.gradients is not None or openings.next_states is not None:
-        raise Refuted("V1", "gradients in an opening", expected="none asked for", found="some")
-
-
-def check_samples(known: Established, openings: Openings) -> None:
-    """V9, digests: the opened samples are the ones whose leaf hashes the data set and the order demand."""
-    assert known.samples is not None
-    shown = [sample.index for sample in openings.samples]
-    if shown != list(known.samples):
-        raise Refuted("V9", "opened samples", expected=list(known.samples)[:20], found=shown[:20])
-    for sample in openings.samples:
-        if sample.leaf.index != sample.index:
-            raise Refuted("V9", "index of a sample", expected=sample.index, found=sample.leaf.index)
-        found = hashes.sample_leaf(sample.salt, sample.leaf)
-        if found != known.samples[sample.index]:
-            raise Refuted("V9", f"sample {sample.index}", expected=known.samples[sample.index], found=found)
-
-
-def configuration_digest(pairs: tuple[tuple[str, str], ...]) -> bytes:
-    """Digest of a recipe's hyperparameters: name and decimal string, sorted by name."""
-    return tagged_hash("configuration", pack(pairs))
-
-
-def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -> ReplayJob:
-    """What to re-execute: the drawn steps, from the states before them."""
-    assert known.records is not None
-    return ReplayJob(
-        recipe=known.manifest.recipe,
-        configuration=openings.configuration,
-        claimed=disclosure.environments[known.records[known.draw.steps[-1]].environment],
-        seed=known.seed,
-        sketch_seed=hashes.sketch_seed(known.draw.seed),
-        steps=tuple(known.records[step] for step in known.draw.steps),
-        samples=tuple(known.batch(step) for step in known.draw.steps),
-        states=openings.states,
-        sketched=known.draw.opened_kept,
-        opened=openings.samples,
-    )
-
-
-def check_report(known: Established, openings: Openings, report: ReplayReport) -> None:
-    """V8, bytes: the schema is the recipe's, and the sketches are those of the opened states."""
-    if report.refuted is not None:
-        check, what, step, expected, found = report.refuted
-        raise Refuted(check, what, at=step, expected=expected, found=found)
-    if tuple(step.step for step in report.steps) != known.draw.steps:
-        raise Unavailable("the re-execution did not report every step", hint="run it again")
-    if tuple(step for step, _ in report.sketches) != known.draw.opened_kept:
-        raise Unavailable("the re-execution did not report every sketch", hint="run it again")
-    check_sketches(openings, report)
-
-
-def check_sketches(openings: Openings, report: ReplayReport) -> None:
-    """V8: the sketches that were recomputed are those that the prover gave; exact in every environment."""
-    given = {sketch.step: sketch.values for sketch in openings.sketches}
-    for step, values in report.sketches:
-        if tuple(map(pack_float, values)) != tuple(map(pack_float, given[step])):
-            raise Refuted("V8", "sketch", at=step, expected=values[:3], found=given[step][:3])
-
-
-def differences(record: StepRecord, replayed: ReplayedStep) -> list[tuple[str, str, object, object]]:
-    """Where a re-executed step differs from what was committed: (check, what, committed, re-executed)."""
-    pairs = (
-        ("V9", "batch as fed to the model", record.batch, replayed.batch),
-        ("V10", "learning rate as applied", pack_float(record.learning_rate), pack_float(replayed.learning_rate)),
-        ("V10", "loss", pack_float(record.loss), pack_float(replayed.loss)),
-        ("V10", "whether clipped", record.clipped, replayed.clipped),
-        ("V10", "whether skipped", record.skipped, replayed.skipped),
-        ("V10", "state after the step", record.state, replayed.state),
-    )
-    return [pair for pair in pairs if pair[2] != pair[3]]
-
-
-def compare_model(model: ReleasedModel, tensors: tuple[TensorEntry, ...], aliases: Mapping[str, str]) -> None:
-    """V13: every tensor of the file is the last state's, and no parameter is missing. Raises Refuted."""
-    entries = {entry.name: entry for entry in tensors if entry.kind in ("parameter", "buffer")}
-    entries |= {alias: entries[target] for alias, target in aliases.items() if target in entries}
-    by_name = {name.split("/", 1)[1]: entry for name, entry in entries.items()}
-    for name, found in model.tensors.items():
-        entry = by_name.get(name)
-        if entry is None:
-            raise Refuted("V13", f"tensor {name} of the released model", expected="none of that name", found="one")
-        if (entry.dtype, entry.shape, entry.content) != found:
-            raise Refuted("V13", f"tensor {name} of the released model", expected=entry.content, found=found[2])
-    shown = {id(by_name[name]) for name in model.tensors}
-    missing = [name for name, entry in by_name.items() if entry.kind == "parameter" and id(entry) not in shown]
-    if missing:
-        raise Refuted("V13", f"tensor {missing[0]} of the released model", expected="one", found="none")

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from polcommit import prf
 from polcommit import transcript as hashes
+from polcommit.comparisons import ReleasedModel
 from polcommit.draws import Drawn, resolve
 from polcommit.encoding import Record, decode, digest, encode, pack, tag, tagged_hash, unpack
 from polcommit.envelopes import make_envelope, open_envelope, purpose_of
@@ -61,8 +62,8 @@ from polcommit.replaying import ReplayedStep, ReplayJob, ReplayReport
 from polcommit.sealing import derive, unseal
 from polcommit.signing import challenge_message, public_bytes, sign, sign_statement, sign_verdict
 from polcommit.storage.blobs import BlobFolder
-from polcommit.transcript import Transcript
-from polcommit.verifier import ReleasedModel, Verification, configuration_digest
+from polcommit.transcript import Transcript, configuration_digest
+from polcommit.verifier import Verification
 
 
 def named(*parts: object) -> bytes:

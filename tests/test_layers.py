@@ -33,6 +33,7 @@ LAYERS = {
     "sealing": 1,
     "signing": 1,
     # pure logic, no I/O
+    "comparisons": 2,
     "disclosure": 2,
     "draws": 2,
     "envelopes": 2,

@@ -21,12 +21,12 @@ from polcommit.cli.steps import Asked, ask_for
 from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from polcommit.comparisons import ReleasedModel
     from polcommit.records import Challenge as ChallengeRecord
     from polcommit.records import Evidence, Receipt
     from polcommit.session.answer import Options
     from polcommit.session.challenge import Verifier
     from polcommit.session.pending import ChallengeFolder, Challenges
-    from polcommit.verifier import ReleasedModel
 
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 

@@ -15,13 +15,13 @@ from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.errors import Refuted, Unavailable
 
 if TYPE_CHECKING:
+    from polcommit.comparisons import ReleasedModel
     from polcommit.evidence import Judgement, Replay
     from polcommit.policy import Policy
     from polcommit.records import Challenge, Evidence, Verdict
     from polcommit.session.answer import Options
     from polcommit.session.bundle import Bundle
     from polcommit.session.connection import Connection
-    from polcommit.verifier import ReleasedModel
 
 
 @click.command()

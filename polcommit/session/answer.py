@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from polcommit.comparisons import ReleasedModel
 from polcommit.encoding import decode, tag
 from polcommit.envelopes import open_envelope, purpose_of
 from polcommit.errors import EncodingError, ProverUnavailable, Refuted, SignatureInvalid, Unavailable
@@ -29,7 +30,7 @@ from polcommit.session.processes import ProcessReplayer
 from polcommit.session.wire import read_answer, read_chunks
 from polcommit.signing import opening_message, sign_verdict, verify, verify_refusal
 from polcommit.storage.blobs import BlobFolder
-from polcommit.verifier import ReleasedModel, Verification
+from polcommit.verifier import Verification
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any
 from polcommit.errors import Contradiction, EncodingError, StorageError, UsageError
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.installed import BUILT_IN
-from polcommit.training.recipe import Recipe, configuration_digest, load_recipe
+from polcommit.training.recipe import Recipe, load_recipe
+from polcommit.transcript import configuration_digest
 
 
 def recipe_name(recipe: Recipe) -> str:

@@ -22,7 +22,8 @@ from polcommit.storage.settings import Settings
 from polcommit.storage.types import Registration
 from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import dataset_contents
-from polcommit.training.recipe import Recipe, configuration_digest
+from polcommit.training.recipe import Recipe
+from polcommit.transcript import configuration_digest
 
 Progress = Callable[[int, int], None]
 

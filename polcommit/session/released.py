@@ -7,10 +7,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from polcommit.comparisons import ReleasedModel
 from polcommit.errors import UsageError
 from polcommit.opening import DTYPES
 from polcommit.storage import files
-from polcommit.verifier import ReleasedModel
 
 MAX_HEADER = 100 << 20
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polcommit import transcript as hashes
-from polcommit.encoding import decode, digest, pack, tagged_hash
+from polcommit.encoding import decode, digest
 from polcommit.errors import MissingExtra, PolcommitError
 from polcommit.records import GenesisRecord, SampleLeaf, StepRecord
 from polcommit.session.run import load_run
@@ -65,7 +65,7 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
 def _check_run(folder: RunFolder) -> None:
     load_run(folder)
     settings, manifest = folder.settings, folder.manifest
-    configuration = tagged_hash("configuration", pack(settings.configuration))
+    configuration = hashes.configuration_digest(settings.configuration)
     if settings.recipe != manifest.recipe or configuration != manifest.configuration:
         raise PolcommitError("settings.json does not hold the registered recipe and configuration")
 

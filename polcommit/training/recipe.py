@@ -151,11 +151,6 @@ class Recipe:
         return tagged_hash("source", pack(tuple((name, _source(name)) for name in modules)))
 
 
-def configuration_digest(pairs: Pairs) -> bytes:
-    """H(tag 'configuration' ‖ pairs), 32 bytes: what the manifest holds of the hyperparameters."""
-    return tagged_hash("configuration", pack(pairs))
-
-
 def load_recipe(name: str) -> type[Recipe]:
     """The installed recipe of this name: an entry point of the group 'polcommit.recipes', or 'package.module:Class'.
 

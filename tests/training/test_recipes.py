@@ -16,9 +16,10 @@ from mixed import SEED, Mixed
 from polcommit.encoding import pack, tag
 from polcommit.errors import EncodingError, Refuted, Unavailable, UsageError
 from polcommit.training.loading import Loader
-from polcommit.training.recipe import LOCAL, Applied, Recipe, configuration_digest, load_recipe
+from polcommit.training.recipe import LOCAL, Applied, Recipe, load_recipe
 from polcommit.training.replay import Engine
 from polcommit.training.state import TrainingState
+from polcommit.transcript import configuration_digest
 
 
 @dataclass(frozen=True, kw_only=True)
