@@ -5,14 +5,19 @@ Pure functions; the order in which they are applied, and what a contradiction le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polcommit import transcript as hashes
 from polcommit.disclosure import Established, pack_float
+from polcommit.draws import Drawn, Screened
 from polcommit.errors import Refuted, Unavailable
-from polcommit.records import Disclosure, Openings, StepRecord, TensorEntry
+from polcommit.origins import check_parent
+from polcommit.records import Disclosure, Flag, Openings, StepRecord, TensorEntry
 from polcommit.replaying import ReplayedStep, ReplayJob, ReplayReport
+
+
+LEAST_CONTRIBUTIONS = 8     # re-executed steps, below which their contributions say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ def check_states(known: Established, openings: Openings) -> None:
     for name in ("steps", "batch", "accumulation"):
         if stated.get(name) != str(getattr(known.manifest, name)):
             raise Refuted("V5", f"'{name}'", expected=getattr(known.manifest, name), found=stated.get(name))
-    due = sorted({*(step - 1 for step in known.draw.steps), *known.draw.opened_kept})
+    due = list(known.draw.opened)
     shown = [state.step for state in openings.states]
     if shown != due:
         raise Refuted("V8", "opened states", expected=due[:20], found=shown[:20])
@@ -40,11 +45,73 @@ def check_states(known: Established, openings: Openings) -> None:
         found = hashes.state_digest(state.index)
         if found != known.state(state.step):
             raise Refuted("V8", "opened state", at=state.step, expected=known.state(state.step), found=found)
-    sketched = tuple(sketch.step for sketch in openings.sketches)
-    if sketched != known.draw.kept:
-        raise Refuted("V8", "sketches", expected=f"{len(known.draw.kept)} kept states", found=f"{len(sketched)}")
-    if openings.gradients is not None or openings.next_states is not None:
-        raise Refuted("V1", "gradients in an opening", expected="none asked for", found="some")
+    _check_follow_up(known, openings)
+    check_parent(known, openings)
+
+
+def _check_follow_up(known: Established, openings: Openings) -> None:
+    """Gradients and next states are there if and only if they were asked for; the states are the committed ones."""
+    asked, steps = known.challenge.gradients, list(known.draw.challenged)
+    if (openings.gradients is not None, openings.next_states is not None) != (asked, asked):
+        raise Refuted("V1", "gradients in an opening", expected="some" if asked else "none", found="otherwise")
+    if openings.gradients is None or openings.next_states is None:
+        return
+    for what, shown in (
+        ("gradients", [gradient.step for gradient in openings.gradients]),
+        ("next states", [state.step for state in openings.next_states]),
+    ):
+        if shown != steps:
+            raise Refuted("V8", what, expected=steps[:20], found=shown[:20])
+    for state in openings.next_states:
+        found = hashes.state_digest(state.index)
+        if found != known.state(state.step):
+            raise Refuted("V8", "state after the step", at=state.step, expected=known.state(state.step), found=found)
+
+
+def check_added(known: Established, openings: Openings) -> tuple[Drawn, tuple[Flag, ...]]:
+    """V11: the draw with all that the sketches add to it, and what the screens flag.
+
+    A flag refutes nothing. Leaving out a step that it adds does: it is a step that was challenged and not opened.
+    """
+    assert known.records is not None
+    sketches = {sketch.step: sketch.values for sketch in openings.sketches}
+    kept, shown = known.draw.kept, tuple(sketch.step for sketch in openings.sketches)
+    if not set(kept) <= set(shown) or list(shown) != sorted(sketches):
+        raise Refuted("V8", "sketches", expected=f"{len(kept)} kept states, rising", found=f"{len(shown)} states")
+    screened = Screened(
+        known.challenge.request,
+        known.manifest,
+        seed=known.draw.seed,
+        last=known.statement.steps,
+        records=known.records,
+        sketches={step: sketches[step] for step in kept},
+    )
+    due = tuple(sorted({*kept, *screened.fine}))
+    if shown != due:
+        raise Refuted("V8", "sketches", expected=f"{len(due)} states, {len(screened.fine)} not kept", found=len(shown))
+    drawn = known.draw.with_added(screened.over(known.draw.steps, sketches))
+    if drawn.added != known.draw.added:
+        raise Refuted("V11", "steps that the sketches add", expected=drawn.added[:20], found=known.draw.added[:20])
+    return drawn, screened.flags
+
+
+def flagged_contributions(steps: Sequence[ReplayedStep]) -> tuple[Flag, ...]:
+    """V11: whether the re-executed steps lower the loss, and more so on the batch that each says it comes from.
+
+    'contribution' flags a share of steps, at most a half, that lower it on their own batch; 'batch' one that lower it
+    more there than on another. With fewer than `LEAST_CONTRIBUTIONS` steps nothing is said.
+    """
+    scores = [step.contribution for step in steps if step.contribution is not None]
+    if len(scores) < LEAST_CONTRIBUTIONS:
+        return ()
+    first, last = min(step.step for step in steps), max(step.step for step in steps)
+    helped = sum(1 for own, _ in scores if own > 0) / len(scores)
+    own_more = sum(1 for own, other in scores if own > other) / len(scores)
+    return tuple(
+        Flag(screen=screen, first=first, last=last, value=share, bound=0.5)
+        for screen, share in (("contribution", helped), ("batch", own_more))
+        if not share > 0.5
+    )
 
 
 def check_samples(known: Established, openings: Openings) -> None:
@@ -62,19 +129,23 @@ def check_samples(known: Established, openings: Openings) -> None:
 
 
 def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -> ReplayJob:
-    """What to re-execute: the drawn steps, from the states before them."""
+    """What to re-execute: the challenged steps, from the states before them."""
     assert known.records is not None
     return ReplayJob(
         recipe=known.manifest.recipe,
         configuration=openings.configuration,
-        claimed=disclosure.environments[known.records[known.draw.steps[-1]].environment],
+        claimed=disclosure.environments[known.records[known.draw.challenged[-1]].environment],
         seed=known.seed,
         sketch_seed=hashes.sketch_seed(known.draw.seed),
-        steps=tuple(known.records[step] for step in known.draw.steps),
-        samples=tuple(known.batch(step) for step in known.draw.steps),
+        steps=tuple(known.records[step] for step in known.draw.reexecuted),
+        samples=tuple(known.batch(step) for step in known.draw.reexecuted),
         states=openings.states,
-        sketched=known.draw.opened_kept,
+        sketched=known.draw.checked,
         opened=openings.samples,
+        last=known.statement.steps,
+        gradients=openings.gradients,
+        next_states=openings.next_states,
+        origin_seed=hashes.origin_seed(known.draw.seed) if not known.manifest.from_beacon else None,
     )
 
 
@@ -83,9 +154,9 @@ def check_report(known: Established, openings: Openings, report: ReplayReport) -
     if report.refuted is not None:
         check, what, step, expected, found = report.refuted
         raise Refuted(check, what, at=step, expected=expected, found=found)
-    if tuple(step.step for step in report.steps) != known.draw.steps:
+    if tuple(step.step for step in report.steps) != known.draw.reexecuted:
         raise Unavailable("the re-execution did not report every step", hint="run it again")
-    if tuple(step for step, _ in report.sketches) != known.draw.opened_kept:
+    if tuple(step for step, _ in report.sketches) != known.draw.checked:
         raise Unavailable("the re-execution did not report every sketch", hint="run it again")
     check_sketches(openings, report)
 

@@ -34,8 +34,12 @@ from polcommit.session.receipts import take_receipt
 from polcommit.session.record import record
 from polcommit.session.released import read_model
 from polcommit.session.respond import respond
-from polcommit.spoofs import interpolation, replayed_anchor
+from polcommit.spoofs.cost import Meter
+from polcommit.spoofs.precedence import replay
+from polcommit.spoofs.stage import open_stage
+from polcommit.spoofs.structural import InfinitesimalUpdate
 from polcommit.storage.runfolder import RunFolder
+from polcommit.training.environment import set_determinism
 
 Say = Callable[[str], None]
 RELEASED = "model.safetensors"
@@ -104,7 +108,7 @@ class Demo:
         forged = self._challenge(verifier, interpolator)
         registration = copyist.folder.registration
         assert registration is not None
-        copied = replayed_anchor.replay(
+        copied = replay(
             self._connection.ledger, copyist.account, registration.registered, put.event
         )
         self._tell("a third account has sent the honest prover's anchor again as its own")
@@ -176,7 +180,10 @@ class Demo:
         stolen = {
             entry.name: _tensor(entry, honest.folder.tensors.get(entry)) for entry in last.tensors
         }
-        interpolation.forge(forger.folder, stolen)
+        set_determinism()
+        with open_stage(forger.folder, Digits(steps=FORGED_STEPS), stolen, Meter()) as stage:
+            InfinitesimalUpdate().forge(stage)
+            stage.finish()
         put = anchor(forger.folder, self._connection, self._signing("interpolator"), forger.account)
         self._tell(f"a forger has anchored a made-up path to the same weights, in block {put.event.position.block}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from polcommit import merkle, prf
@@ -53,6 +53,8 @@ class Established:
     drawn: Drawn | None = None
     records: dict[int, StepRecord] | None = None    # opened leaves but the genesis
     samples: dict[int, bytes] | None = None         # dataset index -> leaf hash, of the drawn steps
+    parent: Verdict | None = None                   # on the run that this one starts from, signed; not yet believed
+    parent_state: bytes | None = None               # committed digest of that run's last state
     earlier: tuple[EarlierChallenge, ...] = ()
     verdicts: tuple[Verdict, ...] = ()              # of the earlier challenges that were answered
 
@@ -63,9 +65,14 @@ class Established:
 
     @property
     def draw(self) -> Drawn:
-        """The draw, once V6 has established it."""
+        """The draw, once V6 has established it; the steps that the sketches add are the prover's word until V11."""
         assert self.drawn is not None
         return self.drawn
+
+    @property
+    def registered(self) -> bool:
+        """Whether data, order and W_0 were fixed before the beacon: of this run, and of all that it starts from."""
+        return self.manifest.seed is None and (self.parent is None or self.parent.registered)
 
     def batch(self, step: int) -> tuple[int, ...]:
         """Dataset indices of the samples of a step, in order."""
@@ -194,14 +201,10 @@ class PublicChecks:
             raise Refuted("V5", "manifest commitment", expected=known.registration.manifest, found=commitment)
         self._v5_leaves_are_in_the_tree()
         genesis = self._v5_genesis_record()
-        number = known.registration.position.block + hashes.DELAY
-        require_final(self._ledger, number, "beacon")
-        block = self._ledger.block(number)
-        value = hashes.beacon(
-            self._chain.chain_id, self._chain.contract, self._request.run, commitment, block.prevrandao
-        )
+        registered = manifest.seed is None
+        number, value = self._v5_beacon(commitment) if registered else (None, None)
         expected = GenesisRecord(
-            run=self._request.run,
+            run=self._request.run if registered else None,
             manifest=digest(manifest),
             beacon_block=number,
             beacon=value,
@@ -213,9 +216,6 @@ class PublicChecks:
         )
         if genesis != expected:
             raise Refuted("V5", "genesis record", expected=digest(expected), found=digest(genesis))
-        if known.anchor.position.block <= number:
-            found = known.anchor.position.block
-            raise Refuted("V5", "anchor after the beacon", expected=f"after block {number}", found=found)
         if any(head.statement.genesis != digest(genesis) for head in self._disclosure.heads):
             raise Refuted("V5", "genesis of the statements", expected=digest(genesis), found="another")
         for head in self._disclosure.heads:
@@ -225,7 +225,44 @@ class PublicChecks:
                 raise Refuted("V5", what, expected=complete, found=head.statement.final)
         if known.statement.steps > manifest.steps:
             raise Refuted("V5", "number of steps", expected=f"at most {manifest.steps}", found=known.statement.steps)
-        known.genesis, known.seed = genesis, hashes.run_seed(value)
+        chosen = manifest.seed if value is None else value
+        assert chosen is not None
+        known.genesis, known.seed = genesis, hashes.run_seed(chosen)
+        self._v5_parent()
+
+    def _v5_beacon(self, commitment: bytes) -> tuple[int, bytes]:
+        """Block and value of the run's beacon, which was out before the challenged head was anchored."""
+        known = self.established
+        number = known.registration.position.block + hashes.DELAY
+        require_final(self._ledger, number, "beacon")
+        block = self._ledger.block(number)
+        if known.anchor.position.block <= number:
+            found = known.anchor.position.block
+            raise Refuted("V5", "anchor after the beacon", expected=f"after block {number}", found=found)
+        run = self._request.run
+        return number, hashes.beacon(self._chain.chain_id, self._chain.contract, run, commitment, block.prevrandao)
+
+    def _v5_parent(self) -> None:
+        """The parent that the manifest names is the one that is shown, with a signed verdict on that very head."""
+        named, claim = self.established.manifest.parent, self._disclosure.parent
+        if named is None or claim is None:
+            if (named is None) != (claim is None):
+                raise Refuted("V5", "parent run", expected=named and named[0], found=claim and claim.head.statement.run)
+            return
+        verdict = _receipt(claim.receipt, "V5", "verdict on the parent run").verdict
+        statement = claim.head.statement
+        pairs = (
+            ("run", named[0], statement.run),
+            ("head", named[1], statement.head),
+            ("run of the verdict", named[0], verdict.run),
+            ("head of the verdict", claim.head.commitment, verdict.commitment),
+            ("chain", (self._chain.chain_id, self._chain.genesis), (verdict.chain_id, verdict.genesis)),
+            ("contract", self._chain.contract, verdict.contract),
+        )
+        for what, expected, found in pairs:
+            if expected != found:
+                raise Refuted("V5", f"{what} of the parent", expected=expected, found=found)
+        self.established.parent, self.established.parent_state = verdict, statement.state
 
     def _v5_leaves_are_in_the_tree(self) -> None:
         leaves, statement = self._disclosure.leaves, self.established.statement
@@ -255,7 +292,7 @@ class PublicChecks:
         """What became of the earlier challenges, by the receipts that the prover must include."""
         receipts: dict[int, Receipt] = {}
         for raw in self._disclosure.receipts:
-            signed = _receipt(raw)
+            signed = _receipt(raw, "V6", "receipt of an earlier challenge")
             number = signed.verdict.challenge_id
             if number is None or number in receipts:
                 raise Refuted("V6", "receipts", expected="one for each earlier challenge", found=number)
@@ -280,7 +317,8 @@ class PublicChecks:
         """V7: each opened leaf is the step it says, and its learning rate and samples are what was registered."""
         known = self.established
         size = known.statement.size
-        wanted = hashes.opened_leaves(known.draw.steps, known.draw.opened_kept, size)
+        self._v7_added()
+        wanted = hashes.opened_leaves(known.draw.challenged, known.draw.kept, size)
         found = [leaf.index for leaf in self._disclosure.leaves]
         if found != wanted:
             raise Refuted("V7", "opened leaves", expected=wanted[:20], found=found[:20])
@@ -300,6 +338,16 @@ class PublicChecks:
         self._v7_schedule(known.records)
         self._v7_samples(known.records)
 
+    def _v7_added(self) -> None:
+        """The added steps are steps of the head, and not drawn ones. Whether they are due is V11's to say."""
+        known, added = self.established, self._disclosure.added
+        last = known.statement.steps
+        if list(added) != sorted({step for step in added if 1 <= step <= last} - set(known.draw.steps)):
+            raise Refuted("V7", "added steps", expected=f"rising, from 1 to {last}, not drawn", found=added[:20])
+        if not known.draw.steps and not added:
+            raise Refuted("V7", "challenged steps", expected="at least one", found=0)
+        known.drawn = replace(known.draw, added=added)
+
     def _v7_environments(self) -> None:
         stated = [fingerprint for _, fingerprint in self.established.statement.environments]
         shown = [digest(fingerprint) for fingerprint in self._disclosure.environments]
@@ -308,10 +356,10 @@ class PublicChecks:
 
     def _v7_schedule(self, records: dict[int, StepRecord]) -> None:
         known, rates = self.established, self._disclosure.learning_rates
-        if len(rates) != len(known.draw.steps):
-            raise Refuted("V7", "learning rates", expected=len(known.draw.steps), found=len(rates))
+        if len(rates) != len(known.draw.challenged):
+            raise Refuted("V7", "learning rates", expected=len(known.draw.challenged), found=len(rates))
         leaves = {}
-        for step, rate in zip(known.draw.steps, rates, strict=True):
+        for step, rate in zip(known.draw.challenged, rates, strict=True):
             leaves[step - 1] = hashes.schedule_leaf(step, rate)
             if pack_float(records[step].learning_rate) != pack_float(rate):
                 raise Refuted("V7", "learning rate", at=step, expected=rate, found=records[step].learning_rate)
@@ -324,7 +372,7 @@ class PublicChecks:
 
     def _v7_samples(self, records: dict[int, StepRecord]) -> None:
         known, dataset = self.established, self._disclosure.manifest.dataset
-        indices = sorted({index for step in known.draw.steps for index in known.batch(step)})
+        indices = sorted({index for step in known.draw.challenged for index in known.batch(step)})
         if len(indices) != len(self._disclosure.sample_hashes):
             raise Refuted("V7", "samples", expected=len(indices), found=len(self._disclosure.sample_hashes))
         known.samples = dict(zip(indices, self._disclosure.sample_hashes, strict=True))
@@ -332,7 +380,7 @@ class PublicChecks:
             merkle.verify_batch(known.samples, dataset.size, self._disclosure.dataset_proof, dataset.root)
         except ProofError as error:
             raise Refuted("V7", "samples are in the registered data set", expected=dataset.root, found=error) from error
-        for step in known.draw.steps:
+        for step in known.draw.challenged:
             due = hashes.samples_digest(known.samples[index] for index in known.batch(step))
             if records[step].samples != due:
                 found = records[step].samples
@@ -360,10 +408,10 @@ def _record(leaf: OpenedLeaf, kind: type[R], check: str) -> R:
         raise Refuted(check, "record", at=leaf.index, expected=f"a {kind.__name__}", found=error) from error
 
 
-def _receipt(raw: bytes) -> Receipt:
+def _receipt(raw: bytes, check: str, what: str) -> Receipt:
     try:
         receipt = decode(raw, Receipt)
         verify_receipt(receipt)
     except (EncodingError, SignatureInvalid) as error:
-        raise Refuted("V6", "receipt of an earlier challenge", expected="a signed verdict", found=error) from error
+        raise Refuted(check, what, expected="a signed verdict", found=error) from error
     return receipt

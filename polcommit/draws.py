@@ -6,15 +6,17 @@ block. What a chain operator who chooses prevrandao can do is not addressed here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from polcommit import transcript as hashes
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Registered
-from polcommit.records import Challenge, Manifest, Statement, Verdict
+from polcommit.records import Challenge, Manifest, Request, Statement, StepRecord, Verdict
 from polcommit.sampling import draw, kept_steps, opened_kept
+from polcommit.screens import Kept, added_steps, fine_states, fine_stretches, pinned_steps, screen
 from polcommit.signing import challenge_message, verify
 
 
@@ -39,6 +41,33 @@ class Drawn:
     steps: tuple[int, ...]              # drawn steps, rising
     kept: tuple[int, ...]               # steps of the kept states up to the head: all are sketched
     opened_kept: tuple[int, ...]        # of those, the ones whose full state is opened
+    added: tuple[int, ...] = ()         # these three as in `Added`
+    fine: tuple[int, ...] = ()
+    pinned: tuple[int, ...] = ()
+
+    @property
+    def challenged(self) -> tuple[int, ...]:
+        """Drawn and added steps, rising."""
+        return tuple(sorted({*self.steps, *self.added}))
+
+    @property
+    def reexecuted(self) -> tuple[int, ...]:
+        """The same, drawn ones first: of many steps only the residuals of the first are compared with each other."""
+        return (*self.steps, *self.added)
+
+    @property
+    def checked(self) -> tuple[int, ...]:
+        """As `checked_sketches`."""
+        return checked_sketches(self.opened_kept, self.pinned)
+
+    @property
+    def opened(self) -> tuple[int, ...]:
+        """As `opened_states`."""
+        return opened_states(self.challenged, self.opened_kept, self.pinned)
+
+    def with_added(self, added: Added) -> Drawn:
+        """The draw, with what the sketches add to it."""
+        return replace(self, added=added.steps, fine=added.fine, pinned=added.pinned)
 
 
 def require_final(ledger: Ledger, number: int, what: str) -> None:
@@ -139,9 +168,73 @@ def resolve(
         prevrandao=ledger.block(number).prevrandao,
     )
     wanted = request.steps[-1] if request.steps else request.count
-    if wanted > last:
+    if wanted > last and request.strategy != "top-q":
         raise Refuted("V6", "request", expected=f"at most {last}", found=wanted)
     kept = kept_steps(manifest.keep, tuple(statement.steps for statement in statements))
     return Drawn(
-        event=event, seed=seed, steps=draw(seed, request, last), kept=kept, opened_kept=opened_kept(seed, kept, last)
+        event=event,
+        seed=seed,
+        steps=draw(seed, request, last),
+        kept=kept,
+        opened_kept=opened_kept(seed, kept, last, first=not manifest.from_beacon),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What the sketches add to a draw; all rising."""
+
+    steps: tuple[int, ...]              # challenged besides the drawn ones
+    fine: tuple[int, ...]               # steps of the states that are sketched besides the kept ones
+    pinned: tuple[int, ...]             # challenged steps before and after which the sketches are checked
+
+
+def checked_sketches(opened_kept: Sequence[int], pinned: Sequence[int]) -> tuple[int, ...]:
+    """Steps of the opened states that sketches are compared with, rising."""
+    return tuple(sorted({*opened_kept, *pinned, *(step - 1 for step in pinned)}))
+
+
+def opened_states(challenged: Sequence[int], opened_kept: Sequence[int], pinned: Sequence[int]) -> tuple[int, ...]:
+    """Steps whose full state is opened, rising: before each challenged step, and where sketches are checked."""
+    return tuple(sorted({*(step - 1 for step in challenged), *checked_sketches(opened_kept, pinned)}))
+
+
+class Screened:
+    """What the sketches of a run add to a challenge (spec §5.2, V11): the same on both sides.
+
+    First the sketches of all kept states, which say what is flagged and which further states are sketched (`fine`);
+    with those the steps that are added.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        manifest: Manifest,
+        *,
+        seed: bytes,
+        last: int,
+        records: Mapping[int, StepRecord],
+        sketches: Mapping[int, Sequence[float]],
+    ) -> None:
+        """`seed` is the draw's, `last` the head's last step; `records` and `sketches` are those of the kept steps."""
+        self._request, self._manifest, self._seed = request, manifest, seed
+        self._kept = [
+            Kept(
+                step=step,
+                sketch=tuple(sketches[step]),
+                loss=records[step].loss if step else None,
+                learning_rate=records[step].learning_rate if step else None,
+            )
+            for step in sorted(sketches)
+        ]
+        self.flags = screen(self._kept, steps=last, batch=manifest.batch, samples=manifest.dataset.size)
+        self._stretches = fine_stretches(seed, self.flags, self._kept)
+        self.fine = fine_states(self._stretches, self._kept)
+
+    def over(self, drawn: Sequence[int], fine: Mapping[int, Sequence[float]]) -> Added:
+        """What is added to the drawn steps. `fine` holds the sketches of the `fine` states."""
+        sketches = {state.step: state.sketch for state in self._kept} | {step: tuple(fine[step]) for step in self.fine}
+        pinned = pinned_steps(self._stretches, sketches)
+        epoch = self._manifest.dataset.size // self._manifest.batch
+        added = added_steps(self._seed, self._request, self.flags, self._kept, drawn, epoch, pinned)
+        return Added(steps=added, fine=self.fine, pinned=pinned)

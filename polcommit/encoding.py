@@ -33,7 +33,7 @@ TAGS = frozenset(
         # computed by the contract as well
         "run", "chain",
         # randomness
-        "beacon", "seed", "draw-seed", "kept-seed", "sketch-seed", "nonce",
+        "beacon", "seed", "draw-seed", "kept-seed", "added-seed", "origin-seed", "sketch-seed", "nonce",
         # trees: leaves, and the digests that bind size and root
         "leaf/dataset", "leaf/state", "leaf/transcript", "leaf/schedule",
         "digest/dataset", "digest/state", "digest/transcript", "digest/schedule",
@@ -41,7 +41,7 @@ TAGS = frozenset(
         "salt/dataset", "salt/transcript", "blinding/manifest", "blinding/head",
         # hashes of records and of content
         "record", "manifest", "commitment", "samples", "batch", "sample", "configuration", "source", "tensor",
-        "payload", "envelope",
+        "payload", "envelope", "profile",
         # signatures
         "sign/statement", "sign/envelope", "sign/challenge", "sign/opening", "sign/refusal", "sign/verdict",
         # HPKE info and payload context

@@ -18,6 +18,7 @@
         ├── KeyUnavailable         a key file is missing, or its passphrase is wrong
         ├── StorageError           a file is missing, damaged, or could not be written
         ├── ProverUnavailable      the prover's side did not answer in time, or at all
+        ├── GradientsWanted        digests do not settle a challenge: it is to be answered with gradients
         ├── BudgetExhausted        the manifest's disclosure budget does not cover the challenge
         ├── NotReproducible        this machine cannot reproduce its own training step
         └── DataChanged            the data set is random, or not the one that was registered
@@ -151,6 +152,10 @@ class StorageError(Unavailable):
 
 class ProverUnavailable(Unavailable):
     """The prover's side did not answer."""
+
+
+class GradientsWanted(Unavailable):
+    """A challenge cannot be settled by digests: it is to be answered once more, with gradients."""
 
 
 class BudgetExhausted(Unavailable):

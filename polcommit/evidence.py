@@ -9,17 +9,20 @@ A bundle proves nothing about challenges that came after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from polcommit.disclosure import Established, PublicChecks
 from polcommit.draws import BLOCKING, Ledger
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable, UsageError
+from polcommit.origins import wanting_of_parent
 from polcommit.policy import Policy
+from polcommit.profiles import GROSS
 from polcommit.records import Challenge, Evidence, Finding, Verdict
+from polcommit.screens import LEAST_KEPT
 from polcommit.signing import verify_receipt
-from polcommit.summary import anchor_fields, probability, public_fields
+from polcommit.summary import anchor_fields, bought, public_fields
 
 HERE, WORD, FAILED, OPEN = "checked here", "word of the verifier", "failed", "not checked"
 PUBLIC = ("V1", "V2", "V3", "V4", "V5", "V6", "V7")
@@ -33,7 +36,7 @@ class Judgement:
     findings: tuple[Finding, ...]
     checks: tuple[tuple[str, str], ...]
     claimed: Verdict                        # the signed verdict in the bundle
-    basis: str = "none"                     # of an accepted one: 'bit-exact'
+    basis: str = "none"                     # of an accepted one: 'bit-exact' or 'within-tolerance'
 
 
 #: Steps without which no run is accepted: V11 only steers, and V13 needs a released model to compare.
@@ -54,7 +57,7 @@ def judge(evidence: Evidence, policy: Policy, ledger: Ledger, replay: Replay | N
     checks = {f"V{number}": OPEN for number in range(1, 14)}
     checks["V1"] = HERE
     try:
-        _check_public(evidence, policy, ledger, checks)
+        known = _check_public(evidence, policy, ledger, checks)
     except Refuted as error:
         checks[error.check] = FAILED
         finding = Finding(
@@ -63,19 +66,25 @@ def judge(evidence: Evidence, policy: Policy, ledger: Ledger, replay: Replay | N
         return Judgement("rejected", (finding,), tuple(checks.items()), claimed)
     if replay is not None:
         return _replayed(evidence, checks, replay)
-    return _on_word(policy, claimed, checks)
+    return _on_word(policy, claimed, checks, known)
 
 
-def challenge_of(verdict: Verdict) -> Challenge | None:
+def challenge_of(verdict: Verdict, *, gradients: bool = False) -> Challenge | None:
     """The challenge that a verdict says it answers; None where it did not come to one."""
     if verdict.request is None or verdict.nonce is None or verdict.challenge is None or verdict.challenge_id is None:
         return None
     return Challenge(
-        request=verdict.request, nonce=verdict.nonce, id=verdict.challenge_id, block=verdict.challenge.block
+        request=verdict.request,
+        nonce=verdict.nonce,
+        id=verdict.challenge_id,
+        block=verdict.challenge.block,
+        gradients=gradients,
     )
 
 
-def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: dict[str, str]) -> None:
+def _check_public(
+    evidence: Evidence, policy: Policy, ledger: Ledger, checks: dict[str, str]
+) -> Established | None:
     claimed = evidence.receipt.verdict
     try:
         verify_receipt(evidence.receipt)
@@ -96,10 +105,10 @@ def _check_public(evidence: Evidence, policy: Policy, ledger: Ledger, checks: di
     _require_seen(claimed, ledger)
     known = _check_steps(evidence, ledger, checks)
     _check_fields(claimed, policy, ledger, evidence, known)
-    _check_own(claimed)
+    _check_own(claimed, known)
     if claimed.verdict == "accepted":
         _check_accepted(claimed, known)
-    _check_demands(claimed, policy)
+    return known
 
 
 def _require_seen(claimed: Verdict, ledger: Ledger) -> None:
@@ -152,25 +161,39 @@ def _check_fields(
             raise Refuted("V1", f"'{name}' in the verdict", expected=value, found=getattr(claimed, name))
 
 
-def _check_own(claimed: Verdict) -> None:
+def _check_own(claimed: Verdict, known: Established | None) -> None:
     """What the verdict says of itself is consistent."""
     names = tuple(name for name, _ in claimed.checks)
     if names != tuple(f"V{number}" for number in range(1, 14)):
         raise Refuted("V1", "checks of the verdict", expected="V1 to V13, in order", found=", ".join(names[:20]))
-    if not set(claimed.reexecuted) <= set(claimed.steps) or list(claimed.reexecuted) != sorted(set(claimed.reexecuted)):
-        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
+    settled = [*claimed.reexecuted, *claimed.tolerated]
+    if len(set(settled)) != len(settled) or not set(settled) <= {*claimed.steps, *claimed.added}:
+        raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=settled)
     if claimed.request is not None and claimed.request.verifier != claimed.verifier:
         raise Refuted("V1", "verifier of the challenge", expected=claimed.request.verifier, found=claimed.verifier)
-    if claimed.basis != ("bit-exact" if claimed.verdict == "accepted" else "none"):
+    if claimed.basis != (_basis(claimed, known) if claimed.verdict == "accepted" else "none"):
         raise Refuted("V1", "basis", expected=f"that of a verdict '{claimed.verdict}'", found=claimed.basis)
     due = 0.0
     if claimed.size is not None:
         try:
-            due = probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), claimed.fraction)
+            due = bought(claimed, claimed.fraction)
         except UsageError as error:     # of no fraction, or of more steps than there are
             raise Refuted("V1", "probability of detection", expected="of some of the steps", found=error) from error
     if due != claimed.probability:
         raise Refuted("V1", "probability of detection", expected=due, found=claimed.probability)
+
+
+def _basis(claimed: Verdict, known: Established | None) -> str:
+    """What an accepted verdict can rest on at best: the least of its own steps and of the run that it starts from."""
+    parent = known.parent if known is not None else None
+    tolerant = claimed.tolerated or (claimed.profiles and known is not None and _foreign(claimed, known))
+    exact = not tolerant and (parent is None or parent.basis == "bit-exact")
+    return "bit-exact" if exact else "within-tolerance"
+
+
+def _foreign(claimed: Verdict, known: Established) -> list[tuple[int, bytes]]:
+    """Environment epochs of the run that are not of the verifier's own environment."""
+    return [(first, due) for first, due in known.statement.environments if due != claimed.environment]
 
 
 def _check_accepted(claimed: Verdict, known: Established | None) -> None:
@@ -178,31 +201,59 @@ def _check_accepted(claimed: Verdict, known: Established | None) -> None:
     assert known is not None and known.records is not None      # `_check_steps` has seen to it
     outcomes = dict(claimed.checks)
     lacking = [check for check in _NEEDED if outcomes.get(check) != "passed"]
-    lacking += [check for check, outcome in claimed.checks if outcome not in ("passed", OPEN)]
+    lacking += [
+        check for check, outcome in claimed.checks if outcome not in ("passed", OPEN, *(["flagged"] * (check == "V11")))
+    ]
     if lacking:
         raise Refuted("V1", f"{lacking[0]} of an accepted run", expected="passed", found="not passed")
     if (claimed.model is not None) != (outcomes.get("V13") == "passed"):
         raise Refuted("V1", "V13 of an accepted run", expected="passed where there is a model", found=claimed.model)
-    if claimed.reexecuted != claimed.steps:
+    if {*claimed.reexecuted, *claimed.tolerated} != {*claimed.steps, *claimed.added}:
         raise Refuted("V1", "re-executed steps", expected=claimed.steps, found=claimed.reexecuted)
     for earlier in claimed.challenges:
         if earlier.outcome in BLOCKING:
             raise Refuted("V6", f"challenge {earlier.id}", expected="accepted", found=earlier.outcome)
+    screened = "flagged" if claimed.flags else "passed" if len(known.draw.kept) >= LEAST_KEPT else OPEN
+    if outcomes["V11"] != screened:
+        raise Refuted("V1", "V11 of an accepted run", expected=screened, found=outcomes["V11"])
     if claimed.sketched != len(known.draw.opened_kept):
         raise Refuted("V1", "sketches compared", expected=len(known.draw.opened_kept), found=claimed.sketched)
-    for first, due in known.statement.environments:
-        if claimed.environment != due:
-            raise Refuted("V1", "environment of the re-execution", at=first, expected=due, found=claimed.environment)
+    steps = known.statement.steps
+    work = (steps, steps * known.manifest.batch)
+    if claimed.work is None or (claimed.work.steps, claimed.work.samples) != work:
+        raise Refuted("V1", "work claimed", expected=work, found=claimed.work)
+    _check_tolerance(claimed, known)
 
 
-def _check_demands(claimed: Verdict, policy: Policy) -> None:
-    if policy.registered and not claimed.registered:
-        raise Refuted("V5", "registered before training", expected=True, found=False)
+def _check_tolerance(claimed: Verdict, known: Established) -> None:
+    """Environments other than the verifier's have a noise profile, and steps within tolerance a distance."""
+    foreign = _foreign(claimed, known)
+    if foreign and not claimed.profiles:
+        first, there = foreign[0]
+        raise Refuted("V1", "environment of the re-execution", at=first, expected=there, found=claimed.environment)
+    if claimed.profiles and not foreign:
+        raise Refuted("V1", "noise profiles", expected="none: no foreign epoch", found=claimed.profiles[0])
+    assert known.records is not None
+    stated = known.statement.environments
+    for step in sorted({*claimed.reexecuted, *claimed.tolerated}):
+        here = stated[known.records[step].environment][1] == claimed.environment
+        if here != (step in claimed.reexecuted):
+            due, other = ("bit for bit", "within tolerance") if here else ("within tolerance", "bit for bit")
+            raise Refuted("V1", "how a step was compared", at=step, expected=due, found=other)
+    if tuple(distance.step for distance in claimed.distances) != claimed.tolerated:
+        found = tuple(distance.step for distance in claimed.distances)
+        raise Refuted("V1", "steps within tolerance", expected=claimed.tolerated, found=found)
+    if not all(0 <= distance.value <= distance.tolerance <= GROSS for distance in claimed.distances):
+        raise Refuted("V1", "distances", expected=f"within a tolerance of at most {GROSS}", found="one beyond it")
+    if (claimed.reach is None) != (not claimed.tolerated) or not (claimed.reach is None or claimed.reach >= 0):
+        raise Refuted("V1", "reach of the tolerance", expected="where steps were tolerated", found=claimed.reach)
 
 
 def _replayed(evidence: Evidence, checks: dict[str, str], replay: Replay) -> Judgement:
-    challenge = challenge_of(evidence.receipt.verdict)
-    if challenge is None or evidence.openings is None or evidence.disclosure is None:
+    openings = evidence.openings
+    followed = openings is not None and openings.gradients is not None
+    challenge = challenge_of(evidence.receipt.verdict, gradients=followed)
+    if challenge is None or openings is None or evidence.disclosure is None:
         raise Unavailable(
             "the bundle holds no states and samples to re-execute",
             hint="ask the verifier for one made with 'challenge --with-openings', or check it without --replay",
@@ -213,7 +264,27 @@ def _replayed(evidence: Evidence, checks: dict[str, str], replay: Replay) -> Jud
     return Judgement(own.verdict, own.findings, tuple(checks.items()), evidence.receipt.verdict, own.basis)
 
 
-def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgement:
+def _wanting(claimed: Verdict, policy: Policy, known: Established | None) -> Iterator[Finding]:
+    """What an accepted verdict lacks of what this reader demands."""
+
+    def finding(check: str, what: str, expected: str, found: str) -> Finding:
+        return Finding(check=check, what=what, step=None, expected=expected, found=found)
+
+    detected = bought(claimed, policy.fraction)
+    if not detected >= policy.probability:
+        yield finding("V6", "probability of detection", f"at least {policy.probability:.3f}", f"{detected:.3f}")
+    if policy.registered and not claimed.registered:
+        yield finding("V5", "registered before training", "yes, by your policy", "no")
+    if claimed.basis != "bit-exact" and not policy.tolerance:
+        yield finding("V10", "basis", "bit-exact, by your policy", claimed.basis)
+    if claimed.reach is not None and not claimed.reach <= policy.reach:
+        yield finding("V10", "reach of the tolerance", f"at most {policy.reach:g}", f"{claimed.reach:.3g}")
+    parent = known.parent if known is not None else None
+    for what, expected, found in wanting_of_parent(parent, policy, policy.trusted) if parent is not None else ():
+        yield finding("V12", what, expected, found)
+
+
+def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str], known: Established | None) -> Judgement:
     if claimed.verifier not in policy.trusted:
         raise Unavailable(
             f"V8 to V10 rest on verifier {claimed.verifier.hex()}, whom the policy does not trust",
@@ -224,18 +295,8 @@ def _on_word(policy: Policy, claimed: Verdict, checks: dict[str, str]) -> Judgem
             checks[name] = {"passed": WORD, "failed": FAILED}.get(outcome, outcome)
     findings = claimed.findings
     verdict = claimed.verdict
-    if verdict == "accepted" and _bought(claimed, policy) < policy.probability:
-        wanted, bought = f"at least {policy.probability:.3f}", f"{_bought(claimed, policy):.3f}"
-        findings = (
-            Finding(check="V6", what="probability of detection", step=None, expected=wanted, found=bought),
-        )
-        verdict = "inconclusive"
+    if verdict == "accepted":
+        findings = tuple(_wanting(claimed, policy, known))
+        verdict = "inconclusive" if findings else verdict
     basis = claimed.basis if verdict == "accepted" else "none"
     return Judgement(verdict, findings, tuple(checks.items()), claimed, basis)
-
-
-def _bought(claimed: Verdict, policy: Policy) -> float:
-    """Detection at the reader's own fraction, for the steps that were drawn and re-executed."""
-    if claimed.size is None:
-        return 0.0
-    return probability(claimed.request, claimed.size - 1, len(claimed.reexecuted), policy.fraction)

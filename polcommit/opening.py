@@ -2,8 +2,8 @@
 
     u64 length ‖ Disclosure ‖ u64 length ‖ Openings ‖ blob ‖ blob ‖ …
 
-Each distinct content stands once, in the order of first mention, states before samples. Lengths follow from
-what was mentioned, so there is no table that could disagree.
+Each distinct content stands once, in the order of first mention: states, states after, gradients, samples. Lengths
+follow from what was mentioned, so there is no table that could disagree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from polcommit.encoding import tag, u64
 from polcommit.errors import EncodingError
-from polcommit.records import OpenedSample, OpenedState, Openings, TensorEntry
+from polcommit.records import Gradient, OpenedSample, OpenedState, Openings, TensorEntry
 
 MAX_RECORD = 16 << 20           # bytes of a Disclosure or of an Openings; decoded they take up to 32 times that
 
@@ -62,7 +62,9 @@ def tensor_bytes(entry: TensorEntry) -> int:
     return DTYPES[entry.dtype][1] * math.prod(entry.shape)
 
 
-def blobs_of(states: Iterable[OpenedState], samples: Iterable[OpenedSample]) -> list[Blob]:
+def blobs_of(
+    states: Iterable[OpenedState], samples: Iterable[OpenedSample], gradients: Iterable[Gradient] = ()
+) -> list[Blob]:
     """Every distinct content that these mention, in order.
 
     Raises:
@@ -76,6 +78,9 @@ def blobs_of(states: Iterable[OpenedState], samples: Iterable[OpenedSample]) -> 
 
     for state in states:
         for entry in state.index.tensors:
+            mention(Blob(entry.content, tensor_bytes(entry)))
+    for gradient in gradients:
+        for entry in gradient.tensors:
             mention(Blob(entry.content, tensor_bytes(entry)))
     for sample in samples:
         mention(Blob(sample.leaf.content, sample.leaf.length, tag("sample")))
@@ -91,4 +96,4 @@ def frame(disclosure: bytes, openings: bytes) -> Iterator[bytes]:
 
 def opening_blobs(openings: Openings) -> list[Blob]:
     """The blobs that follow an opening, in order."""
-    return blobs_of(openings.states, openings.samples)
+    return blobs_of((*openings.states, *(openings.next_states or ())), openings.samples, openings.gradients or ())

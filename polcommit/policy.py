@@ -34,6 +34,9 @@ class Policy:
     registered: bool = True             # accept only runs registered before training
     fraction: float = 0.05              # share of forged steps for which detection is demanded and stated
     probability: float = 0.0            # least detection probability at that share
+    tolerance: bool = True              # accept steps re-executed elsewhere, within the tolerance of a noise profile
+    reach: float = 1.0                  # how far tolerances may have bent a run, in units of ‖W_T − W_0‖
+    profiles: tuple[str, ...] = ()      # files of noise profiles, besides the shipped ones
 
     def require_chain(self, found: ChainIdentity) -> None:
         """V2, the reader's own connection: raises WrongChain unless the chain that answers is the policy's."""
@@ -75,13 +78,15 @@ def parse(text: str, *, name: str = "policy") -> Policy:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is not TOML: {error}", hint="see docs/spec.md §7 for the entries") from error
-    sections = {"chain": dict, "verifiers": dict, "demand": dict}
+    sections = {"chain": dict, "verifiers": dict, "demand": dict, "tolerance": dict}
     for section in document:
         if section not in sections or not isinstance(document[section], dict):
-            raise UsageError(f"{name}: unknown section [{section}]", hint="allowed: [chain], [verifiers], [demand]")
+            allowed = ", ".join(f"[{known}]" for known in sections)
+            raise UsageError(f"{name}: unknown section [{section}]", hint=f"allowed: {allowed}")
     chain = _Section(f"{name} [chain]", document.get("chain", {}))
     verifiers = _Section(f"{name} [verifiers]", document.get("verifiers", {}))
     demand = _Section(f"{name} [demand]", document.get("demand", {}))
+    tolerance = _Section(f"{name} [tolerance]", document.get("tolerance", {}))
     policy = Policy(
         chain_id=chain.take("id", int),
         genesis=chain.hex("genesis", 32),
@@ -96,8 +101,11 @@ def parse(text: str, *, name: str = "policy") -> Policy:
         registered=demand.take("registered", bool, True),
         fraction=demand.number("fraction", 0.05),
         probability=demand.number("probability", 0.0),
+        tolerance=tolerance.take("accept", bool, True),
+        reach=tolerance.number("reach", 1.0),
+        profiles=tolerance.texts("profiles"),
     )
-    for section_ in (chain, verifiers, demand):
+    for section_ in (chain, verifiers, demand, tolerance):
         section_.finish()
     _require_ranges(policy, name)
     return policy
@@ -110,6 +118,8 @@ def _require_ranges(policy: Policy, name: str) -> None:
         raise UsageError(f"{name}: id and confirmations are at least 1, from_block at least 0")
     if not 0 < policy.fraction <= 1 or not 0 <= policy.probability < 1:
         raise UsageError(f"{name}: fraction is above 0 and at most 1, probability below 1")
+    if not policy.reach > 0:
+        raise UsageError(f"{name}: reach {policy.reach}", hint="a share of the way from W_0 to W_T, above 0")
 
 
 class _Section:
@@ -135,6 +145,12 @@ class _Section:
 
     def hex(self, key: str, size: int) -> bytes:
         return self._bytes(key, self.take(key, str), size)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self.take(key, list, [])
+        if not all(isinstance(value, str) for value in values):
+            raise UsageError(f"{self._where}: '{key}' is {values!r}, not a list of texts")
+        return tuple(values)
 
     def hexes(self, key: str, size: int, *, required: bool = False) -> frozenset[bytes]:
         values = self.take(key, list) if required else self.take(key, list, [])

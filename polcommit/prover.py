@@ -24,10 +24,12 @@ from polcommit.records import (
     Disclosure,
     Fingerprint,
     GenesisRecord,
+    Gradient,
     Manifest,
     OpenedSample,
     OpenedState,
     Openings,
+    ParentClaim,
     Receipt,
     RevealedHead,
     SampleLeaf,
@@ -46,13 +48,21 @@ Disclosed = Mapping[int, tuple[bytes, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The run whose final state this one starts from, as far as its prover can show it."""
+
+    claim: ParentClaim
+    state: StateIndex                                   # final state, by its digests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run as its prover holds it."""
 
     id: bytes
     manifest: Manifest
     secret: bytes                                       # 32 bytes
-    seed: bytes                                         # from the beacon
+    seed: bytes                                         # from the beacon, or the manifest
     transcript: Transcript
     heads: tuple[RevealedHead, ...]                     # anchored, in order
     environments: tuple[tuple[int, Fingerprint], ...]   # (first step, fingerprint) of each epoch
@@ -61,6 +71,7 @@ class Run:
     dataset: Sequence[bytes]                            # leaf hashes
     contents: Callable[[int], tuple[bytes, int]]        # BLAKE3 and length of a sample's encoding
     receipts: Mapping[int, bytes]                       # encoded, by challenge id
+    parent: Parent | None = None
 
     @property
     def steps(self) -> int:
@@ -134,11 +145,14 @@ def accept_challenge(
 def require_budget(
     run: Run, challenge: Challenge, drawn: Drawn, disclosed: Disclosed
 ) -> None:
-    """Raises BudgetExhausted if this opening would show its verifier more steps or samples than the manifest says."""
+    """Raises BudgetExhausted if this opening would show its verifier more steps or samples than the manifest says.
+
+    To be asked again once it is known which steps the sketches add.
+    """
     key = challenge.request.verifier
     eligible = run.manifest.eligible(key)
     assert eligible is not None      # challenge_event has seen to it
-    steps = set(drawn.steps)
+    steps = set(drawn.challenged)
     for number, (verifier, opened) in disclosed.items():
         if verifier == key and number != challenge.id:
             steps.update(opened)
@@ -171,7 +185,7 @@ def make_disclosure(run: Run, challenge: Challenge, drawn: Drawn) -> Disclosure:
     """The public part of the opening."""
     heads = _heads_up_to(run, challenge.request.commitment)
     size = heads[-1].statement.size
-    leaves, leaves_proof = run.transcript.open(hashes.opened_leaves(drawn.steps, drawn.opened_kept, size), size)
+    leaves, leaves_proof = run.transcript.open(hashes.opened_leaves(drawn.challenged, drawn.kept, size), size)
     indices = drawn_samples(run, drawn)
     rates = hashes.schedule_hashes(run.learning_rate, run.manifest.steps)
     return Disclosure(
@@ -184,29 +198,38 @@ def make_disclosure(run: Run, challenge: Challenge, drawn: Drawn) -> Disclosure:
         ),
         leaves=leaves,
         leaves_proof=leaves_proof,
-        learning_rates=tuple(run.learning_rate(step) for step in drawn.steps),
-        schedule_proof=tuple(Tree(rates).batch_proof([step - 1 for step in drawn.steps])),
+        learning_rates=tuple(run.learning_rate(step) for step in drawn.challenged),
+        schedule_proof=tuple(Tree(rates).batch_proof([step - 1 for step in drawn.challenged])),
         sample_hashes=tuple(run.dataset[index] for index in indices),
         dataset_proof=tuple(Tree(run.dataset).batch_proof(indices)),
         environments=tuple(fingerprint for _, fingerprint in run.environments)[: len(heads[-1].statement.environments)],
         receipts=tuple(run.receipts[number] for number in sorted(run.receipts) if number < challenge.id),
+        added=drawn.added,
+        parent=run.parent.claim if run.parent is not None else None,
     )
 
 
 def drawn_samples(run: Run, drawn: Drawn) -> list[int]:
-    """Dataset indices that the drawn steps take, rising."""
-    return sorted({index for step in drawn.steps for index in run.batch(step)})
+    """Dataset indices that the challenged steps take, rising."""
+    return sorted({index for step in drawn.challenged for index in run.batch(step)})
 
 
 def opened_states(drawn: Drawn) -> list[int]:
-    """Steps whose full state is opened: before each drawn step, and the kept ones that were drawn."""
-    return sorted({*(step - 1 for step in drawn.steps), *drawn.opened_kept})
+    """Steps whose full state is opened: before each challenged step, and where sketches are checked."""
+    return list(drawn.opened)
 
 
 def make_openings(
-    run: Run, drawn: Drawn, states: Mapping[int, StateIndex], sketches: Mapping[int, tuple[float, ...]]
+    run: Run,
+    drawn: Drawn,
+    states: Mapping[int, StateIndex],
+    sketches: Mapping[int, tuple[float, ...]],
+    follow_up: tuple[tuple[Gradient, ...], tuple[OpenedState, ...]] | None = None,
 ) -> Openings:
-    """The private part. `states` are the regenerated or kept states, by step; `sketches` of every kept one."""
+    """The private part. `states` are the regenerated or kept states, by step; `sketches` of every kept or fine one.
+
+    `follow_up`: gradients of the challenged steps and the states after them, where the challenge asks for them.
+    """
     samples = []
     for index in drawn_samples(run, drawn):
         content, length = run.contents(index)
@@ -216,9 +239,10 @@ def make_openings(
         configuration=run.configuration,
         states=tuple(OpenedState(step=step, index=states[step]) for step in opened_states(drawn)),
         samples=tuple(samples),
-        sketches=tuple(Sketch(step=step, values=sketches[step]) for step in drawn.kept),
-        gradients=None,
-        next_states=None,
+        sketches=tuple(Sketch(step=step, values=sketches[step]) for step in sorted({*drawn.kept, *drawn.fine})),
+        gradients=follow_up[0] if follow_up is not None else None,
+        next_states=follow_up[1] if follow_up is not None else None,
+        parent=run.parent.state if run.parent is not None else None,
     )
 
 

@@ -18,7 +18,8 @@ from polcommit.records.challenge import MAX_DRAWN
 def draw(seed: bytes, request: Request, steps: int) -> tuple[int, ...]:
     """The challenged steps, rising, of a head that covers steps 1 to `steps`.
 
-    'random' draws uniformly without replacement from `seed` (32 bytes); 'list' takes what the request lists.
+    'random' and 'mixed' draw uniformly without replacement from `seed` (32 bytes); 'list' takes what the request
+    lists; 'top-q' draws nothing: its steps, like the ones that 'mixed' adds, follow from the sketches (`screens`).
 
     Raises:
         UsageError: the head has fewer steps than the request wants.
@@ -27,6 +28,8 @@ def draw(seed: bytes, request: Request, steps: int) -> tuple[int, ...]:
         if request.steps[-1] > steps:
             raise UsageError(f"step {request.steps[-1]} of {steps}", hint=f"steps count from 1 to {steps}")
         return request.steps
+    if request.strategy == "top-q":
+        return ()
     if request.count > steps:
         raise UsageError(f"cannot draw {request.count} of {steps} steps", hint=f"ask for at most {steps}")
     return tuple(index + 1 for index in prf.sample_without_replacement(seed, steps, request.count))
@@ -74,9 +77,12 @@ def kept_steps(keep: int, anchored: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted({*range(0, last + 1, keep), *anchored}))
 
 
-def opened_kept(seed: bytes, kept: tuple[int, ...], last: int) -> tuple[int, ...]:
-    """Kept states that are opened to check the sketches: the last one, and up to three more from the draw's seed."""
+def opened_kept(seed: bytes, kept: tuple[int, ...], last: int, *, first: bool = False) -> tuple[int, ...]:
+    """Kept states that are opened to check the sketches: the last one, and up to three more from the draw's seed.
+
+    With `first`, W_0 as well: of a run whose beginning the beacon does not fix.
+    """
     others = [step for step in kept if step != last]
     own = tagged_hash("kept-seed", seed)        # a stream of its own: not the numbers that drew the steps
     chosen = prf.sample_without_replacement(own, len(others), min(3, len(others))) if others else []
-    return tuple(sorted({last, *(others[position] for position in chosen)}))
+    return tuple(sorted({last, *((0,) if first else ()), *(others[position] for position in chosen)}))

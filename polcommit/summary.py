@@ -10,10 +10,11 @@ from typing import Any
 from polcommit import prf, sampling
 from polcommit.disclosure import Established
 from polcommit.draws import Ledger
+from polcommit.encoding import digest
 from polcommit.errors import Unavailable
 from polcommit.events import Anchored, Position
 from polcommit.policy import Policy
-from polcommit.records import Budget, Challenge, Reference, Request, RevealedHead
+from polcommit.records import Budget, Challenge, Reference, Request, RevealedHead, Verdict
 
 
 def reference(position: Position) -> Reference:
@@ -58,6 +59,9 @@ def public_fields(
         "nonce": challenge.nonce,
         "draw": "ledger",
         "steps": drawn,
+        "added": known.drawn.added if known is not None and known.drawn is not None else (),
+        "registered": known is not None and known.registered and known.drawn is not None,
+        "parent": digest(known.parent) if known is not None and known.parent is not None else None,
         "fraction": policy.fraction,
         "challenges": known.earlier if known is not None else (),
         "budgets": budgets(known) if known is not None and known.drawn is not None else (),
@@ -66,9 +70,21 @@ def public_fields(
 
 def probability(request: Request | None, steps: int, reexecuted: int, fraction: float) -> float:
     """That a run of `steps` steps with this fraction forged would have been met: by random, re-executed steps only."""
-    if request is None or request.strategy != "random":
+    if request is None or request.strategy not in ("random", "mixed"):
         return 0.0
     return sampling.detection(steps, sampling.forged_steps(steps, fraction), reexecuted)
+
+
+def counted(verdict: Verdict) -> int:
+    """Drawn steps that were re-executed, or came within tolerance: not the ones that were added."""
+    return len({*verdict.reexecuted, *verdict.tolerated} & set(verdict.steps))
+
+
+def bought(verdict: Verdict, fraction: float) -> float:
+    """Detection that a verdict's steps buy, at a share of forged steps of the reader's own."""
+    if verdict.size is None:
+        return 0.0
+    return probability(verdict.request, verdict.size - 1, counted(verdict), fraction)
 
 
 def anchor_fields(policy: Policy, ledger: Ledger, anchor: Anchored, prover: bytes | None) -> dict[str, Any]:
@@ -88,7 +104,7 @@ def anchor_fields(policy: Policy, ledger: Ledger, anchor: Anchored, prover: byte
         "prover": prover,
         "sequence": anchor.sequence,
         "commitment": anchor.commitment,
-        "registered": registration is not None,
+        "registered": False,        # until the manifest is known, and says so
         "registration": reference(registration.position) if registration is not None else None,
         "anchor": reference(anchor.position),
         "anchor_time": ledger.block(anchor.position.block).timestamp,
@@ -98,9 +114,9 @@ def anchor_fields(policy: Policy, ledger: Ledger, anchor: Anchored, prover: byte
 
 def budgets(known: Established) -> tuple[Budget, ...]:
     """What the manifest still allows each eligible verifier, by the answered challenges and this one."""
-    opened: dict[bytes, set[int]] = {known.challenge.request.verifier: set(known.draw.steps)}
+    opened: dict[bytes, set[int]] = {known.challenge.request.verifier: set(known.draw.challenged)}
     for verdict in known.verdicts:
-        opened.setdefault(verdict.verifier, set()).update(verdict.steps)
+        opened.setdefault(verdict.verifier, set()).update(verdict.steps, verdict.added)
     result = []
     for eligible in known.manifest.verifiers:
         steps = opened.get(eligible.key, set())

@@ -51,7 +51,10 @@ def beacon(chain_id: int, contract: bytes, run: bytes, commitment: bytes, prevra
 
 
 def run_seed(beacon_value: bytes) -> bytes:
-    """The seed of the counter-based generator: W_0, order of the data, sample and step streams."""
+    """The seed of the counter-based generator: W_0, order of the data, sample and step streams.
+
+    From the run's beacon; of a post hoc run, from the seed in its manifest.
+    """
     return tagged_hash("seed", beacon_value)
 
 
@@ -79,6 +82,11 @@ def draw_seed(
 def sketch_seed(draw: bytes) -> bytes:
     """The seed of the sign vectors of the sketches."""
     return tagged_hash("sketch-seed", draw)
+
+
+def origin_seed(draw: bytes) -> bytes:
+    """The seed of the reference that W_0 of a post hoc run is compared with."""
+    return tagged_hash("origin-seed", draw)
 
 
 # --- leaves and digests ---------------------------------------------------------------------------------------
@@ -191,7 +199,7 @@ class Transcript:
 
 
 def opened_leaves(steps: Iterable[int], kept: Iterable[int], size: int) -> list[int]:
-    """Leaves that a challenge opens: genesis, the last, t - 1 and t of drawn steps, and those of opened kept states."""
+    """Leaves that a challenge opens: genesis, the last, t - 1 and t of challenged steps, and those of kept states."""
     wanted = {0, size - 1, *kept}
     for step in steps:
         wanted |= {step - 1, step}

@@ -1,9 +1,12 @@
 """The verifier: numbered steps over an opening, ending in a verdict (spec §6).
 
 A state machine that is fed bytes. The order of calls is fixed: `take_disclosure` (V1 to V7), `take_openings`
-(V8 and V9 as far as digests go; tells which blobs are due), `take_blobs` (re-execution: V8 to V10, V12, V13),
-`verdict`. The first contradiction ends it: what comes after is 'not checked', and `verdict` says rejected.
-`Unavailable` passes through: what could not be checked is no verdict, and the challenge can be resumed.
+(V8, V9 and V11 as far as digests and sketches go; tells which blobs are due), `take_blobs` (re-execution: V8 to
+V10, V12, V13), `verdict`. The first contradiction ends it: what comes after is 'not checked', and `verdict` says
+rejected. `Unavailable` passes through: what could not be checked is no verdict, and the challenge can be resumed.
+
+Where bits differ, or were recorded elsewhere, `unsettled` says so after `take_blobs`: the challenge is to be asked
+once more with gradients, and a new verification begun on the answer.
 
 What a verdict does not say: what training cost, or that the data was good.
 """
@@ -19,12 +22,12 @@ from typing import Any
 from polcommit import __version__
 from polcommit.comparisons import (
     ReleasedModel,
+    check_added,
     check_report,
     check_samples,
-    check_sketches,
     check_states,
     compare_model,
-    differences,
+    flagged_contributions,
     replay_job,
 )
 from polcommit.disclosure import Established, PublicChecks
@@ -33,17 +36,23 @@ from polcommit.encoding import decode, digest
 from polcommit.errors import EncodingError, Refuted, Unavailable
 from polcommit.events import Anchored
 from polcommit.opening import MAX_RECORD, Blob, opening_blobs
+from polcommit.origins import check_origin, wanting_of_parent
 from polcommit.policy import Policy
+from polcommit.profiles import Profile
 from polcommit.records import (
     Challenge,
     Disclosure,
     Finding,
     Fingerprint,
+    Flag,
     Openings,
     RevealedHead,
     Verdict,
+    Work,
 )
-from polcommit.replaying import ReplayedStep, Replayer, ReplayReport
+from polcommit.reexecution import NOTHING_SETTLED, Settled
+from polcommit.replaying import Replayer, ReplayReport
+from polcommit.screens import LEAST_KEPT
 from polcommit.summary import anchor_fields, probability, public_fields
 
 CHECKS = tuple(f"V{number}" for number in range(1, 14))
@@ -60,13 +69,18 @@ class Verification:
     challenge: Challenge
     attested: RevealedHead                  # what this verifier's own key found in the envelope on the ledger
     model: ReleasedModel | None = None
+    profiles: tuple[Profile, ...] = ()      # of noise between environments: where tolerances come from
+    demanded: tuple[Profile, ...] = ()      # that must fit this run: it is an error if they do not
+    trusted: frozenset[bytes] = frozenset()     # besides the policy's: whose word on a parent run is taken
     findings: list[Finding] = field(default_factory=list)
     checks: dict[str, str] = field(default_factory=lambda: dict.fromkeys(CHECKS, "not checked"))
     established: Established | None = None
     disclosure: Disclosure | None = None
     openings: Openings | None = None
     environment: Fingerprint | None = None
-    reexecuted: list[int] = field(default_factory=list)
+    settled: Settled | None = None          # what became of the steps, once they were re-executed
+    flags: tuple[Flag, ...] = ()
+    flops: int | None = None
     refuted: bool = False
 
     @contextmanager
@@ -130,6 +144,8 @@ class Verification:
             with self._step("V1"):
                 self.openings = _parse(data, Openings)
                 blobs = _blobs(self.openings)
+            with self._step("V11"):
+                self.established.drawn, self.flags = check_added(self.established, self.openings)
             with self._step("V8"):
                 check_states(self.established, self.openings)
             with self._step("V9"):
@@ -137,12 +153,26 @@ class Verification:
         except _Ended:
             return None
         self.checks["V8"] = self.checks["V9"] = "not checked"       # until the bytes have been seen as well
+        if len(self.established.draw.kept) < LEAST_KEPT:
+            self.checks["V11"] = "not checked"
+        self._flag(self.flags)
         return blobs
+
+    def _flag(self, flags: tuple[Flag, ...]) -> None:
+        """V11: keep what is odd. It refutes nothing."""
+        self.flags = tuple(dict.fromkeys((*self.flags, *flags)))
+        if self.flags:
+            self.checks["V11"] = "flagged"
 
     # --- V8 to V10, V12, V13: re-execution --------------------------------------------------------------------
 
     def take_blobs(self, folder: Path, progress: Progress | None = None) -> None:
-        """Re-execute the drawn steps from the blobs in `folder`, whose digests have been checked."""
+        """Re-execute the challenged steps from the blobs in `folder`, whose digests have been checked.
+
+        Raises:
+            Unavailable: they cannot be re-executed here.
+            UsageError: a noise profile that was demanded is not of this recipe or these environments.
+        """
         assert self.established is not None and self.openings is not None and self.disclosure is not None
         known = self.established
         report = self.replayer.replay(replay_job(known, self.disclosure, self.openings), folder, progress)
@@ -151,62 +181,49 @@ class Verification:
                 f"your copy of recipe '{known.manifest.recipe}' is not the registered one",
                 hint="review and install the version that the prover registered, then resume the challenge",
             )
-        self.environment = report.environment
+        self.environment, self.flops = report.environment, report.flops
+        self._flag(flagged_contributions(report.steps))
+        profiles = (*self.demanded, *self.profiles)
+        self.settled = Settled(known, self.disclosure, self.openings, report, profiles, self._doubt)
+        self.settled.require(self.demanded)
         try:
-            if self._foreign(report):
-                return
-            with self._step("V8"):
+            self.settled.require_profiles()
+            with self._step("V8"), self._leniently(report, report.refuted is not None):
                 check_report(known, self.openings, report)
-            with self._step("V12"):
-                if report.initial != known.state(0):
-                    raise Refuted("V12", "W_0 from the beacon", at=0, expected=report.initial, found=known.state(0))
+            with self._step("V12"), self._leniently(report, True):
+                check_origin(known, self.openings, report)
+                self._v12_parent()
             with self._step("V9"), self._step("V10"):
-                for step in report.steps:
-                    self._v10_step(step)
+                self.settled.settle(self.policy)
+            if self.settled.unsettled is not None:
+                self.checks["V9"] = "not settled"       # the batch as fed to the model was compared with nothing
             if self.model is not None:
                 with self._step("V13"):
                     self._v13_released(self.model)
         except _Ended:
             return
 
-    def _foreign(self, report: ReplayReport) -> bool:
-        """V10: whether any step of the run was recorded elsewhere. Then bits settle nothing, for or against it.
+    @contextmanager
+    def _leniently(self, report: ReplayReport, lenient: bool) -> Iterator[None]:
+        """In a strange environment a recipe's schema or W_0 may be another: a doubt, where it would be a refutation."""
+        assert self.settled is not None
+        try:
+            yield
+        except Refuted as error:
+            if not (lenient and self.settled.strange):
+                raise
+            self._doubt(error.check, error.what, step=error.at, expected=error.expected, found=error.found)
+            if report.refuted is not None:      # the re-execution went no further
+                raise _Ended from error
 
-        Any step, not only the drawn ones: forged steps that claim an environment of their own could be drawn
-        without ever being refuted, and drawn again until none of them is met.
-        """
-        assert self.disclosure is not None and self.established is not None and self.openings is not None
-        epochs = zip(self.established.statement.environments, self.disclosure.environments, strict=True)
-        foreign = [(first, claimed) for (first, _), claimed in epochs if claimed != report.environment]
-        if not foreign:
-            return False
-        first, claimed = foreign[0]
-        differs = claimed.difference(report.environment)
-        self._doubt(
-            "V10",
-            "re-executed in another environment than the prover's",
-            step=first,
-            expected="; ".join(f"{name}={there}" for name, there, _ in differs),
-            found="; ".join(f"{name}={here}" for name, _, here in differs),
-        )
-        with self._step("V8"):
-            check_sketches(self.openings, report)
-        settled = {"V8": report.refuted is None, "V9": False, "V12": report.initial == self.established.state(0)}
-        self.checks.update({check: "passed" if holds else "not settled" for check, holds in settled.items()})
-        return True
-
-    def _v10_step(self, replayed: ReplayedStep) -> None:
-        """V9, V10: the same batch, and the same bits after it."""
-        assert self.established is not None and self.established.records is not None
-        record = self.established.records[replayed.step]
-        difference = next(iter(differences(record, replayed)), None)
-        if difference is None:
-            self.reexecuted.append(replayed.step)
-        elif replayed.again in (None, replayed.state):
-            check, what, expected, found = difference
-            raise Refuted(check, what, at=replayed.step, expected=expected, found=found)
-        else:
-            self._doubt("V10", "this machine does not reproduce itself", step=replayed.step)
+    def _v12_parent(self) -> None:
+        """V12: what this run starts from was accepted by somebody whose word counts here."""
+        assert self.established is not None
+        parent = self.established.parent
+        if parent is None:
+            return
+        for what, expected, found in wanting_of_parent(parent, self.policy, self.policy.trusted | self.trusted):
+            self._doubt("V12", what, expected=expected, found=found)
 
     def _v13_released(self, model: ReleasedModel) -> None:
         """V13: the model that was released is the last state."""
@@ -230,20 +247,24 @@ class Verification:
         """The verdict so far, unsigned. `verifier` is the Ed25519 key that will sign it."""
         fields = public_fields(self.policy, self.ledger, self.challenge, self.attested, self.established)
         steps = self.attested.statement.steps
-        bought = probability(self.challenge.request, steps, len(self.reexecuted), self.policy.fraction)
-        self._demand_detection(bought)
+        settled = self.settled.fields() if self.settled is not None else NOTHING_SETTLED
+        counted = self.settled.counted if self.settled is not None else 0
+        bought = probability(self.challenge.request, steps, counted, self.policy.fraction)
+        self._demand(bought, registered=bool(fields["registered"]))
         outcome = "rejected" if self.refuted else "inconclusive" if self.findings else "accepted"
         return Verdict(
             **fields,
             verdict=outcome,
-            basis="bit-exact" if outcome == "accepted" else "none",
-            reexecuted=tuple(self.reexecuted),
+            basis=self._basis() if outcome == "accepted" else "none",
+            **settled,
             probability=bought,
             findings=tuple(self.findings),
             checks=tuple(self.checks.items()),
             environment=digest(self.environment) if self.environment is not None else None,
             model=self.model.digest if self.model is not None else None,
             sketched=len(self.established.draw.opened_kept) if self.established and self._passed("V8") else 0,
+            flags=self.flags,
+            work=self._work(),
             disclosure=digest(self.disclosure) if self.disclosure is not None else None,
             openings=digest(self.openings) if self.openings is not None else None,
             verifier=verifier,
@@ -253,11 +274,36 @@ class Verification:
     def _passed(self, check: str) -> bool:
         return self.checks[check] == "passed"
 
-    def _demand_detection(self, bought: float) -> None:
-        if self.refuted or bought >= self.policy.probability:
+    @property
+    def unsettled(self) -> str | None:
+        """Why the challenge should be asked once more with gradients; None where it need not."""
+        if self.settled is None or (self.refuted and self.findings[-1].check != "V10"):
+            return None         # what gradients do not change is a verdict already
+        return self.settled.unsettled
+
+    def _basis(self) -> str:
+        """The weakest of what the run, and what it starts from, rests on."""
+        assert self.established is not None and self.settled is not None
+        parent = self.established.parent
+        exact = self.settled.exact and (parent is None or parent.basis == "bit-exact")
+        return "bit-exact" if exact else "within-tolerance"
+
+    def _work(self) -> Work | None:
+        if self.established is None:
+            return None
+        steps = self.established.statement.steps
+        flops = self.flops * steps if self.flops is not None else None
+        return Work(steps=steps, samples=steps * self.established.manifest.batch, flops=flops)
+
+    def _demand(self, bought: float, *, registered: bool) -> None:
+        """What the policy wants beyond the steps: enough detection, and a run that was registered before training."""
+        if self.refuted:
             return
-        wanted = f"at least {self.policy.probability:.3f}"
-        self._doubt("V6", "probability of detection", expected=wanted, found=f"{bought:.3f}")
+        if not bought >= self.policy.probability:
+            wanted = f"at least {self.policy.probability:.3f}"
+            self._doubt("V6", "probability of detection", expected=wanted, found=f"{bought:.3f}")
+        if self.policy.registered and not registered and self.established is not None and self.established.drawn:
+            self._doubt("V5", "registered before training", expected="yes, by your policy", found="no")
 
 
 def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refuted, verifier: bytes) -> Verdict:
@@ -270,7 +316,7 @@ def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refu
         basis="none",
         draw="none",
         steps=(),
-        reexecuted=(),
+        **NOTHING_SETTLED,
         fraction=policy.fraction,
         probability=0.0,
         challenges=(),
@@ -278,6 +324,10 @@ def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refu
         findings=(finding,),
         checks=tuple((check, "failed" if check == error.check else "not checked") for check in CHECKS),
         sketched=0,
+        added=(),
+        flags=(),
+        work=None,
+        parent=None,
         verifier=verifier,
         software=f"polcommit {__version__}",
     )

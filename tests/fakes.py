@@ -8,6 +8,7 @@ changes shows. A cheating prover is a subclass of `Prover`, or an honest opening
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,14 +24,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from polcommit import prf
 from polcommit import transcript as hashes
 from polcommit.comparisons import ReleasedModel
-from polcommit.draws import Drawn, resolve
+from polcommit.draws import Drawn, Screened, resolve
 from polcommit.encoding import Record, decode, digest, encode, pack, tag, tagged_hash, unpack
 from polcommit.envelopes import make_envelope, open_envelope, purpose_of
 from polcommit.errors import EncodingError, Refuted, TransactionFailed, Unavailable
 from polcommit.events import Anchored, Block, ChainIdentity, Challenged, Position, Registered
 from polcommit.keys import key_id
 from polcommit.policy import Policy
+from polcommit.profiles import Profile
 from polcommit.prover import (
+    Parent,
     Run,
     accept_challenge,
     drawn_samples,
@@ -38,6 +41,7 @@ from polcommit.prover import (
     make_openings,
     next_head,
     opened_states,
+    require_budget,
 )
 from polcommit.records import (
     Challenge,
@@ -46,8 +50,11 @@ from polcommit.records import (
     Evidence,
     Fingerprint,
     GenesisRecord,
+    Gradient,
     Manifest,
+    OpenedState,
     Openings,
+    ParentClaim,
     Receipt,
     Request,
     RevealedHead,
@@ -58,7 +65,7 @@ from polcommit.records import (
     StepRecord,
     TensorEntry,
 )
-from polcommit.replaying import ReplayedStep, ReplayJob, ReplayReport
+from polcommit.replaying import Measured, ReplayedStep, ReplayJob, ReplayReport, TensorDistance, TensorOrigin
 from polcommit.sealing import derive, unseal
 from polcommit.signing import challenge_message, public_bytes, sign, sign_statement, sign_verdict
 from polcommit.storage.blobs import BlobFolder
@@ -186,6 +193,8 @@ def policy_for(ledger: MemoryLedger, *trusted: bytes, **changes: Any) -> Policy:
 
 # --- training, as a pure function -----------------------------------------------------------------------------
 
+Floats = tuple[float, ...]
+
 RECIPE = "fake"
 SOURCE = named("source of the recipe")
 SHAPES = {
@@ -194,6 +203,7 @@ SHAPES = {
     "parameter/weight": ("parameter", (2, 3)),
 }
 ALIASES = (("parameter/tied", "parameter/weight"),)
+SURGE = b"surge"
 ENVIRONMENT = Fingerprint(items=(("kernels", "plain"), ("threads", "1")))
 ELSEWHERE = Fingerprint(items=(("kernels", "plain"), ("threads", "2")))
 
@@ -243,26 +253,75 @@ class Outcome:
     learning_rate: float
     clipped: bool
     skipped: bool
+    gradient: bytes             # of the weight, which is the only one that is trained
 
 
 def learning_rate(step: int) -> float:
     return 0.1 / step
 
 
-def execute(before: State, step: int, batch: Sequence[bytes], seed: bytes, environment: Fingerprint) -> Outcome:
-    """One step. Its bits depend on everything that they depend on in training, the environment included."""
+def execute(
+    before: State,
+    step: int,
+    batch: Sequence[bytes],
+    seed: bytes,
+    environment: Fingerprint,
+    opened: bytes | None = None,
+) -> Outcome:
+    """One step. Its bits depend on everything that they depend on in training, the environment included.
+
+    Forward and backward give the gradient, which is a little different in each environment; the update is a function
+    of the state before and that gradient alone, or of the one that was `opened`. A sample that begins with SURGE moves
+    the weights far away, for good: an honest run with a jump in it.
+    """
     fed = tagged_hash("batch", prf.step_seed(seed, step, 0).to_bytes(8, "big"), *map(digest_of, batch))
     everything = b"".join(data for _, data in sorted(before.tensors.items()))
-    source = named(fed.hex(), everything.hex(), before.counter, learning_rate(step), digest(environment).hex())
-    tensors = {name: floats(source + name.encode(), len(data) // 4) for name, data in before.tensors.items()}
+    source = named(fed.hex(), everything.hex(), before.counter, learning_rate(step))
+    noise = named(source.hex(), digest(environment).hex())
+    exact = values_of(floats(source + b"gradient", 6))
+    gradient = packed(x * (1 + (byte - 128) / 2**20) for x, byte in zip(exact, noise, strict=False))
+    applied = named(source.hex(), (opened or gradient).hex())
+    tensors = {name: floats(applied + name.encode(), len(data) // 4) for name, data in before.tensors.items()}
+    counter = before.counter + 1 + 1000 * sum(sample.startswith(SURGE) for sample in batch)
+    tensors["parameter/weight"] = moved(tensors["parameter/weight"], 512.0 * (counter // 1000))
     return Outcome(
-        state=State(tensors, before.counter + 1),
+        state=State(tensors, counter),
         batch=fed,
-        loss=source[0] / 256,
+        loss=(source[0] + noise[0] / 2**16) / 256,
         learning_rate=learning_rate(step),
         clipped=source[1] % 2 == 0,
         skipped=False,
+        gradient=gradient,
     )
+
+
+def moved(data: bytes, by: float) -> bytes:
+    """The same float32 values, all of them further by so much."""
+    return packed(value + by for value in values_of(data))
+
+
+def values_of(data: bytes) -> Floats:
+    """Float32 values."""
+    return struct.unpack(f"<{len(data) // 4}f", data)
+
+
+def packed(values: Iterable[float]) -> bytes:
+    """The same back."""
+    made = tuple(values)
+    return struct.pack(f"<{len(made)}f", *made)
+
+
+def norm(values: Iterable[float]) -> float:
+    return math.sqrt(math.fsum(x * x for x in values))
+
+
+def cosine(a: Floats, b: Floats) -> float:
+    length = norm(a) * norm(b)
+    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / length if length else 0.0
+
+
+def minus(a: Floats, b: Floats) -> Floats:
+    return tuple(x - y for x, y in zip(a, b, strict=True))
 
 
 def digest_of(sample: bytes) -> bytes:
@@ -287,11 +346,20 @@ class HonestReplayer:
     """Re-executes for real, from the blobs in the folder; implements `polcommit.replaying.Replayer`."""
 
     def __init__(
-        self, environment: Fingerprint = ENVIRONMENT, *, source: bytes = SOURCE, reproduces: bool = True
+        self,
+        environment: Fingerprint = ENVIRONMENT,
+        *,
+        source: bytes = SOURCE,
+        reproduces: bool = True,
+        seen: Mapping[str, Any] | None = None,
+        **told: Any,
     ) -> None:
+        """`seen` replaces fields of every comparison in gradient space, `told` fields of the report."""
         self.environment = environment
         self.source = source
         self.reproduces = reproduces
+        self.seen = seen or {}
+        self.told = told
         self.executions = 0
 
     def replay(
@@ -304,9 +372,14 @@ class HonestReplayer:
             steps=(),
             sketches=(),
             refuted=None,
+            flops=1000,
+            residuals=(),
+            span=1.0,
+            origin=None,
+            initial_index=initial_state(job.seed).index(),
         )
         try:
-            return self._replayed(job, BlobFolder(blobs), report)
+            return replace(self._replayed(job, BlobFolder(blobs), report), **self.told)
         except Refuted as error:
             return replace(report, refuted=(error.check, error.what, error.at, error.expected, error.found))
 
@@ -323,8 +396,38 @@ class HonestReplayer:
         for record, indices in zip(job.steps, job.samples, strict=True):
             batch = [fetch(opened[index]) for index in indices]
             before = self._restored(states[record.step - 1], fetch)
-            steps.append(self._step(job, record, before, batch))
-        return replace(report, steps=tuple(steps), sketches=sketches)
+            steps.append(self._step(job, record, before, batch, fetch))
+        last = values_of(fetch(weight_of(states[job.last])))
+        first = fetch(weight_of(states[0])) if 0 in states else initial_state(job.seed).tensors["parameter/weight"]
+        return replace(
+            report,
+            steps=tuple(steps),
+            sketches=sketches,
+            residuals=self._residuals(job, fetch),
+            span=norm(minus(last, values_of(first))),
+            origin=self._origin(job, states[0], fetch) if job.origin_seed is not None else None,
+        )
+
+    def _origin(self, job: ReplayJob, opened: StateIndex, fetch: Callable[[bytes], bytes]) -> tuple[TensorOrigin, ...]:
+        """The weights' distribution is anything up to 8 in magnitude; all else is as the seed has it."""
+        own = {entry.name: entry for entry in initial_state(job.seed).index().tensors}
+        found = []
+        for entry in opened.tensors:
+            drawn = entry.kind == "parameter"
+            near = drawn and all(abs(value) <= 8 for value in values_of(fetch(entry.content)))
+            found.append(
+                TensorOrigin(
+                    name=entry.name,
+                    size=6,
+                    statistic=0.0 if near else 1.0,
+                    probability=0.5 if near else 0.0,
+                    constant=not drawn,
+                    equal=entry == own[entry.name],
+                )
+            )
+        same = opened.scalars == initial_state(job.seed).index().scalars
+        found.append(TensorOrigin(name="scalars", size=0, statistic=0.0, probability=1.0, constant=True, equal=same))
+        return tuple(found)
 
     @staticmethod
     def _require_schema(step: int, index: StateIndex) -> None:
@@ -337,10 +440,13 @@ class HonestReplayer:
         counter = dict(decode_scalars(index.scalars.values))["counter"]
         return State({entry.name: fetch(entry.content) for entry in index.tensors}, counter)
 
-    def _step(self, job: ReplayJob, record: StepRecord, before: State, batch: list[bytes]) -> ReplayedStep:
+    def _step(
+        self, job: ReplayJob, record: StepRecord, before: State, batch: list[bytes], fetch: Callable[[bytes], bytes]
+    ) -> ReplayedStep:
         outcome = self._execute(before, record.step, batch, job.seed)
         same = outcome.state.digest() == record.state and outcome.batch == record.batch
         again = None if same else self._execute(before, record.step, batch, job.seed).state.digest()
+        measured = self._measure(job, record, before, batch, fetch) if job.gradients is not None else None
         return ReplayedStep(
             step=record.step,
             batch=outcome.batch,
@@ -350,7 +456,63 @@ class HonestReplayer:
             learning_rate=outcome.learning_rate,
             clipped=outcome.clipped,
             skipped=outcome.skipped,
+            measured=measured,
+            contribution=None,
         )
+
+    def _measure(
+        self, job: ReplayJob, record: StepRecord, before: State, batch: list[bytes], fetch: Callable[[bytes], bytes]
+    ) -> Measured:
+        """The opened gradient against this environment's; and what is to follow from it, against the next state."""
+        opened, after = self._followed(job, record.step, fetch)
+        own = execute(before, record.step, batch, job.seed, self.environment)
+        led = execute(before, record.step, batch, job.seed, self.environment, opened)
+        there, here = values_of(opened), values_of(own.gradient)
+        residual = minus(there, here)
+        last = next(state.index for state in job.states if state.step == job.last)
+        way = minus(values_of(before.tensors["parameter/weight"]), values_of(fetch(weight_of(last))))
+        found = TensorDistance(
+            name="weight",
+            distance=norm(residual),
+            opened=norm(there),
+            here=norm(here),
+            size=6,
+            zeros=sum((x == 0) != (y == 0) for x, y in zip(there, here, strict=True)),
+        )
+        measured = Measured(
+            finite=(all(map(math.isfinite, there)), True),
+            missing=(),
+            distance=found.distance,
+            opened=found.opened,
+            here=found.here,
+            preconditioned=None,
+            tensors=(found,),
+            buffers=(),
+            update=("", 0.0),
+            exact=None if led.state.digest() == hashes.state_digest(after) else "tensor parameter/weight",
+            exact_only=None,
+            towards=cosine(residual, way),
+            stride=own.learning_rate * norm(there),
+            loss=own.loss,
+            learning_rate=own.learning_rate,
+            clipped=own.clipped,
+            skipped=own.skipped,
+        )
+        return replace(measured, **self.seen)
+
+    @staticmethod
+    def _followed(job: ReplayJob, step: int, fetch: Callable[[bytes], bytes]) -> tuple[bytes, StateIndex]:
+        assert job.gradients is not None and job.next_states is not None
+        gradient = next(gradient for gradient in job.gradients if gradient.step == step)
+        if [(entry.name, entry.shape) for entry in gradient.tensors] != [("gradient/weight", (2, 3))]:
+            raise Refuted("V8", "gradient", at=step, expected="of the weight", found=len(gradient.tensors))
+        after = next(state.index for state in job.next_states if state.step == step)
+        return fetch(gradient.tensors[0].content), after
+
+    def _residuals(self, job: ReplayJob, fetch: Callable[[bytes], bytes]) -> tuple[float, ...]:
+        """As honest noise has them: nothing in common."""
+        count = len(job.gradients or ())
+        return (0.0,) * (count * (count - 1) // 2)
 
     def _execute(self, before: State, step: int, batch: list[bytes], seed: bytes) -> Outcome:
         outcome = execute(before, step, batch, seed, self.environment)
@@ -359,6 +521,11 @@ class HonestReplayer:
             noise = floats(named("noise", self.executions), 6)
             outcome = replace(outcome, state=State({**outcome.state.tensors, "parameter/weight": noise}, step))
         return outcome
+
+
+def weight_of(index: StateIndex) -> bytes:
+    """Content of the weight."""
+    return next(entry.content for entry in index.tensors if entry.name == "parameter/weight")
 
 
 def decode_scalars(values: bytes) -> tuple[tuple[str, int], ...]:
@@ -386,20 +553,40 @@ class Opening:
         return replace(self, openings=replace(self.openings, **changes))
 
 
+@dataclass(frozen=True)
+class Continued:
+    """What a run starts from, where it is another run: what its prover can show of that, and its last state."""
+
+    parent: Parent
+    state: State
+
+
 class Prover:
     """Registers, trains, anchors and answers, honestly. A cheat overrides the method where it lies."""
 
-    steps, batch, samples, keep = 12, 3, 20, 4
+    steps, batch, samples, keep = 12, 3, 20, 6       # four kept states in two heads: too few for screens
 
-    def __init__(self, ledger: MemoryLedger, *verifiers: Eligible, name: str = "prover", **manifest: Any) -> None:
+    def __init__(
+        self,
+        ledger: MemoryLedger,
+        *verifiers: Eligible,
+        name: str = "prover",
+        continues: Continued | None = None,
+        **manifest: Any,
+    ) -> None:
+        """With `seed` in the manifest a post hoc run; with `continues` one that starts from another's last state."""
         self.ledger = ledger
         self.name = name
+        self.continues = continues
+        if continues is not None:
+            statement = continues.parent.claim.head.statement
+            manifest = {"parent": (statement.run, statement.head)} | manifest
         self.key = Ed25519PrivateKey.from_private_bytes(named(name, "signing key"))
         self.account = named(name, "account")[:20]
         self.secret = named(name, "run secret")
         self.environment = ENVIRONMENT
         self.environments: list[tuple[int, Fingerprint]] = [(1, ENVIRONMENT)]
-        self.contents = [f"sample {index} of {name}".encode() for index in range(self.samples)]
+        self.contents = [self.content(index) for index in range(self.samples)]
         self.dataset = [
             hashes.sample_leaf(hashes.sample_salt(self.secret, index), self.sample_leaf(index))
             for index in range(self.samples)
@@ -407,6 +594,7 @@ class Prover:
         self.configuration = self.configured()
         self.manifest = replace(self._manifest(verifiers), **manifest)
         self.states: list[State] = []
+        self.gradients: list[bytes] = [b""]
         self.heads: list[RevealedHead] = []
         self.receipts: dict[int, bytes] = {}
         self.disclosed: dict[int, tuple[bytes, tuple[int, ...]]] = {}
@@ -436,10 +624,15 @@ class Prover:
             verifiers=tuple(sorted(verifiers, key=lambda verifier: verifier.key)),
             clear_openings=True,
             parent=None,
+            seed=None,
             confirmations=1,
         )
 
     # where one could lie
+
+    def content(self, index: int) -> bytes:
+        """A raw sample."""
+        return f"sample {index} of {self.name}".encode()
 
     def configured(self) -> tuple[tuple[str, str], ...]:
         return (("accumulation", "1"), ("batch", str(self.batch)), ("steps", str(self.steps)))
@@ -454,15 +647,20 @@ class Prover:
         return SampleLeaf(index=index, length=len(content), content=digest_of(content))
 
     def first_state(self) -> State:
-        """W_0."""
-        return initial_state(self.seed)
+        """W_0: of a run that continues another its weights and buffers, with a fresh optimizer."""
+        fresh = initial_state(self.seed)
+        if self.continues is None:
+            return fresh
+        kept = {name: data for name, data in self.continues.state.tensors.items() if not name.startswith("optimizer/")}
+        return State({**fresh.tensors, **kept}, fresh.counter)
 
     def genesis(self) -> GenesisRecord:
         """Leaf 0."""
+        registered = self.manifest.seed is None
         return GenesisRecord(
-            run=self.id,
+            run=self.id if registered else None,
             manifest=digest(self.manifest),
-            beacon_block=self.registration.position.block + hashes.DELAY,
+            beacon_block=self.registration.position.block + hashes.DELAY if registered else None,
             beacon=self.beacon,
             state=self.states[0].digest(),
             chain_id=self.ledger.chain.chain_id,
@@ -475,6 +673,10 @@ class Prover:
         """The samples that a step takes."""
         return prf.batch_indices(self.seed, step, self.samples, self.batch)
 
+    def execute(self, step: int, fed: list[bytes]) -> Outcome:
+        """A step, on the last state."""
+        return execute(self.states[-1], step, fed, self.seed, self.environments[-1][1])
+
     def update(self, step: int, outcome: Outcome) -> State:
         """The state after a step."""
         return outcome.state
@@ -482,6 +684,10 @@ class Prover:
     def recorded(self, record: StepRecord) -> StepRecord:
         """What is committed of a step."""
         return record
+
+    def gradient(self, step: int) -> bytes:
+        """What is opened as the gradient of a step."""
+        return self.gradients[step]
 
     # a run
 
@@ -497,10 +703,12 @@ class Prover:
         """From the beacon on: the seed, W_0 and the genesis record."""
         number = self.registration.position.block + hashes.DELAY
         chain = self.ledger.chain
-        self.beacon = hashes.beacon(
+        self.beacon: bytes | None = hashes.beacon(
             chain.chain_id, chain.contract, self.id, self.registration.manifest, self.ledger.block(number).prevrandao
         )
-        self.seed = hashes.run_seed(self.beacon)
+        self.seed = hashes.run_seed(self.manifest.seed or self.beacon)
+        if self.manifest.seed is not None:
+            self.beacon = None
         self.states = [self.first_state()]
         self.transcript = Transcript(self.secret, [encode(self.genesis())])
 
@@ -510,8 +718,9 @@ class Prover:
         for step in range(done + 1, (self.steps if steps is None else done + steps) + 1):
             indices = self.indices(step)
             fed = [self.contents[index] for index in indices]
-            outcome = execute(self.states[-1], step, fed, self.seed, self.environments[-1][1])
+            outcome = self.execute(step, fed)
             self.states.append(self.update(step, outcome))
+            self.gradients.append(outcome.gradient)
             record = StepRecord(
                 step=step,
                 samples=hashes.samples_digest(self.dataset[index] for index in indices),
@@ -541,6 +750,7 @@ class Prover:
             dataset=self.dataset,
             contents=lambda index: (self.sample_leaf(index).content, self.sample_leaf(index).length),
             receipts=self.receipts,
+            parent=self.continues.parent if self.continues is not None else None,
         )
 
     def anchor(self, **changes: Any) -> Anchored:
@@ -567,22 +777,67 @@ class Prover:
 
     def respond(self, challenge: Challenge) -> Opening:
         drawn = self.accept(challenge)
-        self.disclosed[challenge.id] = (challenge.request.verifier, drawn.steps)
+        drawn = self.screened(challenge, drawn, self.sketches(drawn))
+        require_budget(self.run, challenge, drawn, self.disclosed)
+        self.disclosed[challenge.id] = (challenge.request.verifier, drawn.challenged)
         return self.open(challenge, drawn)
+
+    def sketches(self, drawn: Drawn) -> dict[int, Floats]:
+        """Of all states up to the challenged head."""
+        seed = hashes.sketch_seed(drawn.seed)
+        return {
+            step: sketch(self.states[step].index(), self.states[step].blobs().__getitem__, seed)
+            for step in range(drawn.kept[-1] + 1)
+        }
+
+    def screened(self, challenge: Challenge, drawn: Drawn, sketches: Mapping[int, tuple[float, ...]]) -> Drawn:
+        """The draw, with what the sketches add. `sketches` of all states."""
+        screened = Screened(
+            challenge.request,
+            self.manifest,
+            seed=drawn.seed,
+            last=drawn.kept[-1],
+            records={step: decode(self.transcript.record(step), StepRecord) for step in drawn.kept if step},
+            sketches={step: sketches[step] for step in drawn.kept},
+        )
+        return drawn.with_added(screened.over(drawn.steps, sketches))
 
     def open(self, challenge: Challenge, drawn: Drawn) -> Opening:
         """An opening of these steps, whether or not they are what the challenge draws."""
+        sketches = self.sketches(drawn)
+        drawn = self.screened(challenge, drawn, sketches)
         states = {step: self.states[step] for step in {*opened_states(drawn), *drawn.kept}}
         blobs: dict[bytes, bytes] = {}
         for state in states.values():
             blobs |= state.blobs()
-        seed = hashes.sketch_seed(drawn.seed)
-        sketches = {step: sketch(states[step].index(), blobs.__getitem__, seed) for step in drawn.kept}
         run = self.run
         for index in drawn_samples(run, drawn):
             blobs[self.sample_leaf(index).content] = self.contents[index]
-        openings = make_openings(run, drawn, {step: state.index() for step, state in states.items()}, sketches)
+        follow_up = self.follow_up(drawn, blobs) if challenge.gradients else None
+        indices = {step: state.index() for step, state in states.items()}
+        openings = make_openings(run, drawn, indices, sketches, follow_up)
         return Opening(make_disclosure(run, challenge, drawn), openings, blobs)
+
+    def follow_up(
+        self, drawn: Drawn, blobs: dict[bytes, bytes]
+    ) -> tuple[tuple[Gradient, ...], tuple[OpenedState, ...]]:
+        """Gradients and next states of the challenged steps; their bytes go to `blobs`."""
+        gradients = []
+        for step in drawn.challenged:
+            data = self.gradient(step)
+            content = blake3(data).digest()
+            blobs |= {content: data} | self.states[step].blobs()
+            entry = TensorEntry(
+                name="gradient/weight", kind="gradient", dtype="float32", shape=(2, 3), content=content
+            )
+            gradients.append(Gradient(step=step, tensors=(entry,)))
+        after = tuple(OpenedState(step=step, index=self.states[step].index()) for step in drawn.challenged)
+        return tuple(gradients), after
+
+    def continued(self, receipt: Receipt) -> Continued:
+        """What a child of this run can show, with that verdict."""
+        claim = ParentClaim(head=self.heads[-1], receipt=encode(receipt))
+        return Continued(Parent(claim=claim, state=self.states[-1].index()), self.states[-1])
 
     def draw(self, challenge: Challenge) -> Drawn:
         """The draw of a challenge that an honest prover need not accept."""
@@ -637,12 +892,14 @@ class Verifier:
         sealed = next(sealed for sealed in envelope.sealed if sealed.recipient == me[:8])
         return decode(unseal(sealed.ciphertext, self.recipient, purpose), RevealedHead)
 
-    def request(self, anchor: Anchored, count: int = 4, *, steps: tuple[int, ...] = ()) -> Request:
+    def request(
+        self, anchor: Anchored, count: int = 4, *, steps: tuple[int, ...] = (), strategy: str = "random"
+    ) -> Request:
         return Request(
             run=anchor.run,
             commitment=anchor.commitment,
             verifier=self.public,
-            strategy="list" if steps else "random",
+            strategy="list" if steps else strategy,
             count=len(steps) or count,
             steps=steps,
             clear_openings=False,
@@ -668,12 +925,16 @@ class Verifier:
         *,
         steps: tuple[int, ...] = (),
         nonce: str = "nonce",
+        gradients: bool = False,
+        strategy: str = "random",
     ) -> Challenge:
         """Announce a challenge, and wait until its draw is fixed."""
-        request = self.request(anchor, count, steps=steps)
+        request = self.request(anchor, count, steps=steps, strategy=strategy)
         event = self.announce(ledger, request, named(nonce))
         ledger.settle()
-        return Challenge(request=request, nonce=named(nonce), id=event.id, block=event.position.block)
+        return Challenge(
+            request=request, nonce=named(nonce), id=event.id, block=event.position.block, gradients=gradients
+        )
 
     def verify(
         self,
@@ -685,6 +946,9 @@ class Verifier:
         policy: Policy | None = None,
         replayer: HonestReplayer | None = None,
         model: ReleasedModel | None = None,
+        profiles: tuple[Profile, ...] = (),
+        demanded: tuple[Profile, ...] = (),
+        trusted: frozenset[bytes] = frozenset(),
     ) -> Verification:
         """All steps over what the prover sent, as far as they go."""
         verification = Verification(
@@ -694,6 +958,9 @@ class Verifier:
             challenge=challenge,
             attested=attested,
             model=model,
+            profiles=profiles,
+            demanded=demanded,
+            trusted=trusted,
         )
         if not verification.take_disclosure(encode(opening.disclosure)):
             return verification

@@ -15,7 +15,7 @@ import tracemalloc
 import types
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -45,6 +45,7 @@ from polcommit.errors import EncodingError, VerificationError
 from polcommit.records import (
     Fingerprint,
     GenesisRecord,
+    Gradient,
     Manifest,
     OpenedLeaf,
     Request,
@@ -407,8 +408,8 @@ def _request(given: dict[str, Any]) -> dict[str, Any]:
     return given | {"strategy": "list" if steps else "random", "count": count, "steps": steps}
 
 
-def _state(given: dict[str, Any]) -> dict[str, Any]:
-    tensors = {entry.name: entry for entry in given["tensors"]}
+def _state(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    tensors = {entry.name: dataclasses.replace(entry, **fields) for entry in given["tensors"]}
     return given | {"tensors": tuple(tensors[name] for name in sorted(tensors))}
 
 
@@ -418,6 +419,7 @@ REPAIR: dict[type[Record], Callable[[dict[str, Any]], dict[str, Any]]] = {
     Statement: _statement,
     Request: _request,
     StateIndex: _state,
+    Gradient: partial(_state, kind="gradient"),
     Fingerprint: lambda given: given | {"items": _sorted_unique(given["items"])},
     Verdict: lambda given: given | ({"findings": ()} if given["verdict"] == "accepted" else {}),
 }
@@ -454,7 +456,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 # a deep record takes long to draw at random: fewer of those that hold most others
 def laws(kind: type[Record]) -> settings:
-    large = kind.__name__ in ("Evidence", "Disclosure", "Receipt", "Verdict", "ReplayJob", "Challenge", "Openings")
+    deep = {"Challenge", "Disclosure", "Evidence", "Openings", "Receipt", "ReplayJob", "ReplayReport", "Verdict"}
+    large = kind.__name__ in deep
     return settings(deadline=None, max_examples=5 if large else 15)
 
 
@@ -488,6 +491,7 @@ def example(kind: type[Record]) -> Record:
         "Refusal": {"reason": "budget"},
         "Verdict": {"verdict": "rejected"},
         "Sketch": {"values": (0.5,) * 64},
+        "Gradient": {"tensors": ()},
         "Manifest": {"digest_every": 1, "generator": 1, "order": 1, "dataset": TreeHead(size=9, root=bytes(32))},
     }
     return kind(**given | special.get(kind.__name__, {}))
@@ -719,6 +723,7 @@ def golden_records() -> dict[str, Record]:
         verifiers=(records.Eligible(key=named("key"), recipient=named("recipient"), steps=50, samples=1000),),
         clear_openings=True,
         parent=None,
+        seed=None,
         confirmations=1,
     )
     genesis = GenesisRecord(

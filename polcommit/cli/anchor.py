@@ -24,18 +24,25 @@ def anchor(
     contract: str | None,
     as_json: bool,
 ) -> None:
-    """Anchor what was recorded in RUN since the last head. Never sends twice for one head."""
+    """Anchor what was recorded in RUN since the last head. Never sends twice for one head.
+
+    A post hoc run is registered by its first anchor.
+    """
     from polcommit.session.anchor import anchor as put
     from polcommit.session.anchor import require_steps
+    from polcommit.session.run import is_post_hoc
     from polcommit.storage.runfolder import RunFolder
 
     folder = RunFolder.open(run)
     require_steps(folder)
+    first = is_post_hoc(folder) and folder.registration is None
     chain = common.connection(policy, rpc, contract, remembered=folder.settings.rpc)
     unlocked = common.unlock(key or folder.settings.key, "prover", passphrase_file, account)
     chain.fund(folder.manifest.account, common.say)
     with common.progress("waiting for blocks") as bar:
         done = put(folder, chain, unlocked.signing, unlocked.account, bar)
+    if first:
+        common.say("registered post hoc, by this anchor: no verdict will say that it was registered before training")
     if not done.new:
         common.say("nothing new to anchor: this is where the last head stands")
     statement = done.head.statement

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -18,7 +18,7 @@ from polcommit.cli.asking import ProverCommand
 from polcommit.cli.present import verdict_json, verdict_text
 from polcommit.cli.register import require_torch
 from polcommit.cli.steps import Asked, ask_for
-from polcommit.errors import PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
+from polcommit.errors import GradientsWanted, PolcommitError, ProverUnavailable, Refuted, StorageError, UsageError
 
 if TYPE_CHECKING:
     from polcommit.comparisons import ReleasedModel
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polcommit.records import Evidence, Receipt
     from polcommit.session.answer import Options
     from polcommit.session.challenge import Verifier
+    from polcommit.session.environments import EnvironmentSettings
     from polcommit.session.pending import ChallengeFolder, Challenges
 
 STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
@@ -33,7 +34,8 @@ STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 
 @click.command()
 @click.argument("run")
-@click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', or steps like 3,17,40-42.")
+@click.option("--steps", default="random", show_default=True, metavar="HOW", help="'random', 'mixed', 'top-q', "
+              "or steps like 3,17,40-42.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1), help="How many steps to draw; default: as --detect 0.95.")
 @click.option("--detect", type=float, metavar="P", help="Draw as many as detect, with probability P, ...")
 @click.option("--fraction", type=float, metavar="F", help="... a run of which this fraction is forged; "
@@ -43,6 +45,10 @@ STATUS = {"accepted": 0, "rejected": 1, "inconclusive": 3}
 @click.option("--opening", type=common.FILE, help="Go on with the opening that the prover wrote there.")
 @click.option("--resume", type=click.IntRange(1), metavar="ID", help="Finish an interrupted challenge: the same draw.")
 @click.option("--head", type=click.IntRange(1), metavar="N", help="Challenge that anchored head; default: the last.")
+@click.option("--gradients", is_flag=True, help="Ask for gradients at once, to re-execute in another environment.")
+@click.option("--no-follow-up", is_flag=True, help="Where digests do not settle it, give the verdict as it stands.")
+@click.option("--profile", "profiles", type=common.FILE, multiple=True, help="Noise profile of two environments, "
+              "besides the policy's and the shipped ones.")  # fmt: skip
 @click.option("--with-openings", is_flag=True, help="Put states and samples into the bundle, in clear.")
 @click.option("--model", type=common.FILE, help="Released model (safetensors) to compare with the last state.")
 @click.option("--out", type=common.FILE, help="Where to write the evidence bundle.")
@@ -62,10 +68,14 @@ def challenge(
     opening: Path | None,
     resume: int | None,
     head: int | None,
+    gradients: bool,
+    no_follow_up: bool,
+    profiles: tuple[Path, ...],
     with_openings: bool,
     model: Path | None,
     threads: int | None,
-    device: str,
+    device: str | None,
+    settings: EnvironmentSettings,
     recipes: tuple[str, ...],
     out: Path | None,
     receipt: Path | None,
@@ -83,6 +93,7 @@ def challenge(
     it. Exit status: 0 accepted, 1 rejected, 2 usage, 3 could not be checked.
     """
     from polcommit.ledger.accounts import address_of
+    from polcommit.session import noise
     from polcommit.session.answer import Options
     from polcommit.session.challenge import Verifier
 
@@ -93,15 +104,16 @@ def challenge(
         require_torch("re-executing steps")
         if command is None and opening is None:
             raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
-    ask = ask_for(steps, count, detect, fraction, with_openings)
+    ask = replace(ask_for(steps, count, detect, fraction, with_openings), gradients=gradients)
     common.require_writable(out or Path("evidence"), request, receipt)
-    released = _model(model)
+    options = Options(_model(model), threads, device, recipes, settings=settings, demanded=noise.read(profiles))
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "verifier", passphrase_file, account)
     assert unlocked.recipient is not None
     chain.fund(address_of(unlocked.account), common.say)
     verifier = Verifier(chain, unlocked.signing, unlocked.recipient, unlocked.account)
-    job = _Job(verifier, identifier, Options(released, threads, device, recipes), out, receipt, as_json)
+    options = replace(options, profiles=noise.known(chain.policy), follow_up=not no_follow_up)
+    job = _Job(verifier, identifier, options, out, receipt, as_json)
     if opening is not None:
         return job.finish_from_file(opening)
     pending = job.resume(resume) if resume is not None else job.begin(ask, head)
@@ -228,7 +240,11 @@ class _Job:
             raise ProverUnavailable(f"{path} is not an opening: {error}", hint=hint) from error
         folder = self._challenges().resume(self.run, number)
         with path.open("rb") as file, _resumable(number):
-            return self._verify(folder, self._send(folder), file)[0]
+            try:
+                return self._verify(folder, self._send(folder), file)[0]
+            except GradientsWanted as wanted:
+                hint = f"write the follow-up for the prover: 'polcommit challenge RUN --resume {number} --request FILE'"
+                raise GradientsWanted(wanted.message, hint=hint) from wanted
 
     def ask_prover(self, folder: ChallengeFolder, command: list[str]) -> int:
         """Start the prover's command, and exchange request, opening and receipt on its pipes."""
@@ -243,7 +259,7 @@ class _Job:
         with prover, _resumable(challenge.id):
             prover.send(message(challenge))
             try:
-                status, receipt = self._verify(folder, challenge, prover.answers)
+                status, receipt = self._conversation(folder, challenge, prover)
             except ProverUnavailable as error:
                 why = prover.complaint() or error.message
                 raise ProverUnavailable(
@@ -251,6 +267,20 @@ class _Job:
                 ) from error
             prover.send(message(receipt))
         return status
+
+    def _conversation(
+        self, folder: ChallengeFolder, challenge: ChallengeRecord, prover: ProverCommand
+    ) -> tuple[int, Receipt]:
+        """The answer, verified; where digests do not settle it, once more with gradients."""
+        from polcommit.session.wire import message
+
+        try:
+            return self._verify(folder, challenge, prover.answers)
+        except GradientsWanted as wanted:
+            common.say(wanted.message)
+        challenge = replace(challenge, gradients=True)
+        prover.send(message(challenge))
+        return self._verify(folder, challenge, prover.answers)
 
     def _verify(self, folder: ChallengeFolder, challenge: ChallengeRecord, answer: IO[bytes]) -> tuple[int, Receipt]:
         from typing import BinaryIO

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from polcommit.keys import Card
     from polcommit.policy import Policy
     from polcommit.session.connection import Connection
+    from polcommit.session.environments import EnvironmentSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -42,15 +43,25 @@ def chain_options(command: F) -> F:
 
 
 def replay_options(command: F) -> F:
-    """--threads, --device, --recipe."""
+    """--threads, --device, --environment, --recipe."""
     for option in (
         click.option("--recipe", "recipes", multiple=True, metavar="NAME", help="Allow the run's recipe "
                      "'package.module:Class', which you have reviewed; installed ones are allowed."),
-        click.option("--device", default="cpu", show_default=True, help="Device of the re-execution."),
+        click.option("--environment", "settings", metavar="SETTINGS", default="", callback=_settings, help="What else "
+                     "it runs under, like threads=1,onednn=off,capability=avx2; default: as the prover's."),
+        click.option("--device", help="Device of the re-execution; default: cpu."),
         click.option("--threads", type=click.IntRange(1, 4096), help="Threads of it; default: the prover's."),
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def _settings(context: click.Context, parameter: click.Parameter, text: str) -> EnvironmentSettings:
+    from polcommit.session.environments import EnvironmentSettings, require_capability
+
+    found = EnvironmentSettings.parse(text)
+    require_capability(found)
+    return found
 
 
 def key_options(command: F) -> F:

@@ -19,11 +19,13 @@ from polcommit.errors import MissingExtra, PolcommitError, Unavailable, UsageErr
 
 _COMMANDS = {
     "anchor": "Put the head of a recorded run on the ledger.",
+    "calibrate": "Measure the noise between two environments, and write a noise profile.",
     "challenge": "Draw steps of a run, have them opened, re-execute them, and give a verdict.",
     "demo": "Watch the whole of it: train, commit, challenge, accept; and reject two forgeries.",
     "devnet": "Start, stop or look at the local chain.",
     "inspect": "Show what is in a file of polcommit's.",
     "keys": "Make and show keys.",
+    "plan": "Say how many steps a challenge takes, what it costs, and what it buys.",
     "record": "Train a registered run with its recipe, or go on with it.",
     "register": "Register a run before training.",
     "respond": "Answer a challenge, as the prover.",

@@ -18,10 +18,14 @@ from polcommit.cli.register import require_torch
 @click.option("--workers", default=0, show_default=True, type=click.IntRange(0, 256), help="Loader processes.")
 @click.option("--self-check", type=click.Choice(["auto", "beside", "before-anchor", "off"]), default="auto",
               show_default=True, help="When some steps are re-executed in a second process.")  # fmt: skip
+@click.option("--initial", type=common.FILE, help="Of a post hoc run: begin with the parameters and buffers in this "
+              "safetensors file, instead of those that the recipe makes of the run's seed.")  # fmt: skip
 @click.option("--rollback", is_flag=True, help="Drop steps that cannot be reproduced and that no anchor covers.")
 @common.json_option
-def record(run: Path, data: str | None, workers: int, self_check: str, rollback: bool, as_json: bool) -> None:
-    """Train RUN, which is registered, with its recipe; an interrupted run goes on where it stopped."""
+def record(
+    run: Path, data: str | None, workers: int, self_check: str, initial: Path | None, rollback: bool, as_json: bool
+) -> None:
+    """Train RUN, which is registered or post hoc, with its recipe; an interrupted run goes on where it stopped."""
     require_torch("recording a run")
     from polcommit.session.record import record as open_run
     from polcommit.session.selfcheck import SelfCheck
@@ -30,7 +34,8 @@ def record(run: Path, data: str | None, workers: int, self_check: str, rollback:
     if data is not None:
         folder = RunFolder.open(run)
         folder.write_settings(replace(folder.settings, data=str(Path(data).resolve())))
-    with open_run(run, workers=workers, self_check=cast(SelfCheck, self_check), rollback=rollback) as recorded:
+    check = cast(SelfCheck, self_check)
+    with open_run(run, workers=workers, self_check=check, rollback=rollback, initial=initial) as recorded:
         began = recorded.steps_done
         if began == recorded.steps_planned:
             common.say("all steps are recorded already")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from polcommit.cli import common
 from polcommit.errors import EncodingError, MissingExtra, UsageError
 from polcommit.keys import Card, default_home, list_names, load
+
+if TYPE_CHECKING:
+    from polcommit.session.parents import FoundParent
+    from polcommit.storage.types import Registration
 
 
 def require_torch(purpose: str) -> None:
@@ -41,6 +47,12 @@ def require_torch(purpose: str) -> None:
               "verifier who may challenge the run; repeatable. Default: all verifiers' keys here.")  # fmt: skip
 @click.option("--budget-steps", type=click.IntRange(0), help="Steps that may be opened to each verifier; default: all.")
 @click.option("--budget-samples", type=click.IntRange(0), help="Raw samples likewise; default: all.")
+@click.option("--post-hoc", is_flag=True, help="Send nothing now: the run chooses its own seed, and is registered by "
+              "its first anchor. Verdicts say so.")  # fmt: skip
+@click.option("--parent", type=click.Path(path_type=Path), help="Start from the final state of another run: its "
+              "folder, or an evidence bundle of it.")  # fmt: skip
+@click.option("--parent-state", type=common.FILE, help="The index of that state, for a bundle without states in clear.")
+@click.option("--parent-model", type=common.FILE, help="Its parameters and buffers, as safetensors, likewise.")
 @click.option("--allow-clear-openings", is_flag=True, help="Permit bundles that hold states and samples in clear.")
 @common.key_options
 @common.chain_options
@@ -57,6 +69,10 @@ def register(
     verifiers: tuple[str, ...],
     budget_steps: int | None,
     budget_samples: int | None,
+    post_hoc: bool,
+    parent: Path | None,
+    parent_state: Path | None,
+    parent_model: Path | None,
     allow_clear_openings: bool,
     key: str | None,
     account: Path | None,
@@ -70,6 +86,8 @@ def register(
 
     Data, hyperparameters and who may challenge are fixed now; the order of the data and the initial weights
     follow from a block that nobody knows yet. An interrupted registration is finished by the same command.
+
+    With --post-hoc nothing is sent: such a run can be recorded at once, and proves less.
     """
     require_torch("registering a run")
     given = _settings(settings, steps, batch)
@@ -83,7 +101,8 @@ def register(
     made = recipes.make_recipe(recipe, given, data=where, device=device)
     chain = common.connection(policy, rpc, contract)
     unlocked = common.unlock(key, "prover", passphrase_file, account)
-    chain.fund(address_of(unlocked.account), common.say)
+    if not post_hoc:
+        chain.fund(address_of(unlocked.account), common.say)
     terms = registering.Terms(
         prover=unlocked.card.signing,
         account=address_of(unlocked.account),
@@ -97,20 +116,44 @@ def register(
         data=where,
         key=unlocked.card.name,
     )
-    with common.progress("registering") as bar:
-        done = registering.register(run, made, terms, chain, unlocked.account, bar)
-    common.show(
-        {
-            "run": done.registered.run.hex(),
-            "folder": str(run),
-            "block": done.registered.position.block,
-            "transaction": "0x" + done.registered.position.transaction.hex(),
-            "beacon block": done.beacon_block,
-            "beacon": done.beacon.hex(),
-        },
-        as_json,
-    )
+    with common.progress("registering") as bar, tempfile.TemporaryDirectory(prefix="polcommit-") as work:
+        found = _parent(parent, Path(work), parent_state, parent_model)
+        if post_hoc:
+            registering.prepare(run, made, terms, chain, bar, post_hoc=True, parent=found)
+            done = None
+        else:
+            done = registering.register(run, made, terms, chain, unlocked.account, bar, parent=found)
+    common.show(_shown(run, done, found), as_json)
+    if post_hoc:
+        common.say("nothing was sent: the first anchor registers it, and verdicts will say that it was post hoc")
     common.say(f"now record it: 'polcommit record {run}', or polcommit.record({str(run)!r}) in your own loop")
+
+
+def _parent(path: Path | None, work: Path, state: Path | None, model: Path | None) -> FoundParent | None:
+    from polcommit.session.parents import find_parent
+
+    if path is None:
+        if state is not None or model is not None:
+            raise UsageError("--parent-state and --parent-model are for a --parent", hint="give its evidence bundle")
+        return None
+    if not path.exists():
+        raise UsageError(f"no parent at {path}", hint="give the run's folder, or an evidence bundle of it")
+    return find_parent(path, work, state=state, model=model)
+
+
+def _shown(folder: Path, done: Registration | None, parent: FoundParent | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"run": None, "folder": str(folder), "post hoc": done is None}
+    if parent is not None:
+        result["parent"] = parent.named[0].hex()
+    if done is None or done.beacon is None:
+        return result
+    return result | {
+        "run": done.registered.run.hex(),
+        "block": done.registered.position.block,
+        "transaction": "0x" + done.registered.position.transaction.hex(),
+        "beacon block": done.beacon_block,
+        "beacon": done.beacon.hex(),
+    }
 
 
 def _settings(settings: tuple[str, ...], steps: int | None, batch: int | None) -> dict[str, str]:

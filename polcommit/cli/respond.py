@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -54,9 +55,9 @@ def respond(
 
     run = RunFolder.open(folder)
     if print_run:
-        if run.registration is None:
-            raise StorageError(f"{folder} is not registered yet", hint="finish it with 'polcommit register'")
-        click.echo(run.registration.registered.run.hex())
+        from polcommit.session.run import require_registration
+
+        click.echo(require_registration(run).registered.run.hex())
         return
     if receipt is not None:
         _keep_receipt(run, receipt)
@@ -92,24 +93,32 @@ def _challenge(request: Path | None) -> Challenge:
 
 
 def _on_pipes(run: RunFolder, chain: Connection, unlocked: common.Unlocked, challenge: Challenge) -> None:
+    from polcommit.records import Challenge as ChallengeRecord
     from polcommit.records import Receipt
     from polcommit.session.receipts import take_receipt
     from polcommit.session.respond import respond as answer
-    from polcommit.session.wire import read_message
+    from polcommit.session.wire import read_reply
 
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
-        for data in answer(run, chain, unlocked.signing, challenge, Path(work)):
-            stdout.write(data)
-        stdout.flush()
-    try:
-        receipt = read_message(stdin, Receipt)
-    except ProverUnavailable:
-        common.say("the verifier sent no receipt: until it does, the challenge counts as unanswered")
-        return
-    except EncodingError as error:
-        raise Unavailable(f"the verifier sent something else than a receipt: {error}") from error
-    take_receipt(run, receipt)
+    reply: Receipt | ChallengeRecord = challenge
+    while isinstance(reply, ChallengeRecord):
+        with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
+            for data in answer(run, chain, unlocked.signing, reply, Path(work)):
+                stdout.write(data)
+            stdout.flush()
+        try:
+            following = read_reply(stdin)
+        except ProverUnavailable:
+            common.say("the verifier sent no receipt: until it does, the challenge counts as unanswered")
+            return
+        except EncodingError as error:
+            raise Unavailable(f"the verifier sent something else than a receipt: {error}") from error
+        if isinstance(following, ChallengeRecord) and following != replace(reply, gradients=True):
+            raise Unavailable("the verifier's follow-up is of another challenge, or no follow-up")
+        if following == reply:
+            raise Unavailable("the verifier asks for the same gradients again")
+        reply = following
+    take_receipt(run, reply)
 
 
 def _in_files(

@@ -33,6 +33,8 @@ def status(run: Path, check: bool, as_json: bool) -> int:
             found = list(looking.damage(folder, bar))
         result["damage"] = found
     common.show(result, as_json)
+    if result["post hoc"] and result["run"] is None:
+        common.say("a post hoc run: it is on no ledger, and has no id, until 'polcommit anchor' registers it")
     if found:
         common.say(f"hint: restore what is damaged from a copy; nothing in {run} was changed")
     return 1 if found else 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from polcommit.session.answer import Options
     from polcommit.session.bundle import Bundle
     from polcommit.session.connection import Connection
+    from polcommit.session.environments import EnvironmentSettings
 
 
 @click.command()
@@ -36,7 +37,8 @@ def verify(
     replay: bool,
     model: Path | None,
     threads: int | None,
-    device: str,
+    device: str | None,
+    settings: EnvironmentSettings,
     recipes: tuple[str, ...],
     policy: Path | None,
     rpc: str | None,
@@ -59,7 +61,8 @@ def verify(
         return _unreadable(error, as_json)
     chain = common.connection(policy, rpc, contract)
     released = read_model(model) if model is not None else None
-    again = _replayer(found, chain, Options(released, threads, device, recipes)) if replay else None
+    options = Options(released, threads, device, recipes, settings=settings)
+    again = _replayer(found, chain, options) if replay else None
     judgement = judge(found.evidence, chain.policy, chain.ledger, again)
     if found.evidence.openings is not None and again is None:
         judgement = _with_contents(found, judgement)
@@ -106,7 +109,7 @@ def _replayer(found: Bundle, chain: Connection, options: Options) -> Replay:
         own = Verification(
             policy=chain.policy,
             ledger=chain.ledger,
-            replayer=ProcessReplayer(options.threads, options.device, options.recipes),
+            replayer=ProcessReplayer(options.threads, options.device, options.recipes, options.settings),
             challenge=challenge,
             attested=evidence.disclosure.heads[-1],
             model=options.model,

@@ -1,1 +1,1 @@
-"""Recipes shipped with the project: `digits` and `gpt`."""
+"""Recipes shipped with the project: `digits`, `gpt`, `resnet20-cifar10` and `resnet50-cifar100`."""

@@ -12,6 +12,7 @@ from polcommit.records.challenge import (
     OpenedState,
     OpeningKey,
     Openings,
+    ParentClaim,
     Refusal,
     Request,
     SealedOpening,
@@ -30,18 +31,31 @@ from polcommit.records.run import (
 )
 from polcommit.records.state import ScalarEntry, StateIndex, TensorEntry
 from polcommit.records.trees import OpenedLeaf, Rate, SampleLeaf, TreeHead
-from polcommit.records.verdict import Budget, EarlierChallenge, Evidence, Finding, Receipt, Reference, Verdict
+from polcommit.records.verdict import (
+    Budget,
+    Distance,
+    EarlierChallenge,
+    Evidence,
+    Finding,
+    Flag,
+    Receipt,
+    Reference,
+    Verdict,
+    Work,
+)
 
 __all__ = [
     "Budget",
     "Challenge",
     "Disclosure",
+    "Distance",
     "EarlierChallenge",
     "Eligible",
     "Envelope",
     "Evidence",
     "Finding",
     "Fingerprint",
+    "Flag",
     "GenesisRecord",
     "Gradient",
     "Manifest",
@@ -50,6 +64,7 @@ __all__ = [
     "OpenedState",
     "OpeningKey",
     "Openings",
+    "ParentClaim",
     "Rate",
     "Receipt",
     "Reference",
@@ -67,4 +82,5 @@ __all__ = [
     "TensorEntry",
     "TreeHead",
     "Verdict",
+    "Work",
 ]

@@ -21,12 +21,12 @@ class Request(Record):
     run: Bytes32
     commitment: Bytes32             # C of the challenged head
     verifier: Bytes32               # Ed25519
-    strategy: str                   # 'random' or 'list'
-    count: int                      # steps to draw; for 'list' the number listed
+    strategy: str                   # 'random', 'list', 'top-q' or 'mixed' (spec §5.2)
+    count: int                      # steps to draw at random; for 'list' the number listed, for 'top-q' Q
     steps: tuple[int, ...]          # for 'list': rising, unique; else empty
     clear_openings: bool            # asks that the bundle may hold states and samples in clear
 
-    STRATEGIES: ClassVar[frozenset[str]] = frozenset({"random", "list"})
+    STRATEGIES: ClassVar[frozenset[str]] = frozenset({"random", "list", "top-q", "mixed"})
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
@@ -46,6 +46,15 @@ class Challenge(Record):
     nonce: Bytes32
     id: int
     block: int                      # of the event; the randomness is that of block + 4
+    gradients: bool                 # the follow-up: the same steps once more, with gradients and the states after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentClaim(Record):
+    """The run whose final state this one starts from: its last head, and a signed verdict on it."""
+
+    head: RevealedHead
+    receipt: bytes                  # an encoded Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +74,8 @@ class Disclosure(Record):
     dataset_proof: tuple[Bytes32, ...]
     environments: tuple[Fingerprint, ...]               # one for each epoch of the last statement
     receipts: tuple[bytes, ...]                         # signed verdicts of earlier challenges
+    added: tuple[int, ...]                              # steps added to the drawn ones by the sketches, rising
+    parent: ParentClaim | None                          # where the manifest names one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +109,16 @@ class OpenedSample(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradient(Record):
-    """Reserved for re-execution in another environment: ĝ of a drawn step, less the tensors' bytes."""
+    """ĝ of a drawn step, less the tensors' bytes: entries 'gradient/<parameter>', none where there is no gradient."""
 
     step: int
     tensors: tuple[TensorEntry, ...]
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        names = [entry.name for entry in self.tensors]
+        require(names == sorted(set(names)), "tensors of a gradient are sorted by name, and unique")
+        require(all(entry.kind == "gradient" for entry in self.tensors), "a gradient's tensors are of kind 'gradient'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +133,10 @@ class Openings(Record):
     configuration: tuple[tuple[str, str], ...]
     states: tuple[OpenedState, ...]                 # rising: before each drawn step, and the kept ones that are drawn
     samples: tuple[OpenedSample, ...]               # rising index
-    sketches: tuple[Sketch, ...]                    # of every kept state up to the head, rising
-    gradients: tuple[Gradient, ...] | None          # reserved: another environment
-    next_states: tuple[OpenedState, ...] | None     # reserved: another environment
+    sketches: tuple[Sketch, ...]                    # of every kept state, and those in stretches flagged as jumps
+    gradients: tuple[Gradient, ...] | None          # of every drawn and added step, where the challenge asks for them
+    next_states: tuple[OpenedState, ...] | None     # the states after those steps, likewise
+    parent: StateIndex | None                       # the parent's final state, by its digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

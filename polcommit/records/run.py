@@ -80,6 +80,7 @@ class Manifest(Record):
     verifiers: tuple[Eligible, ...]     # sorted by key
     clear_openings: bool                # whether a bundle may hold states and samples in clear
     parent: tuple[Bytes32, Bytes32] | None      # (run, head digest) of the run whose final state this one starts from
+    seed: Bytes32 | None                # of a post hoc run: its own choice, where a registered run has its beacon
     confirmations: int                  # finality that the prover waits for: that many blocks, or 0 for 'finalized'
 
     def __post_init__(self) -> None:
@@ -100,6 +101,11 @@ class Manifest(Record):
         require(keys == sorted(set(keys)), "verifiers are sorted by key, and unique")
         recipients = {verifier.recipient for verifier in self.verifiers}
         require(len(recipients) == len(keys), "no two verifiers share a recipient key")
+
+    @property
+    def from_beacon(self) -> bool:
+        """Whether the ledger's beacon fixes W_0: the run was registered beforehand, and continues no other."""
+        return self.seed is None and self.parent is None
 
     def eligible(self, key: bytes) -> Eligible | None:
         """The entry of the verifier with this Ed25519 key."""

@@ -15,12 +15,12 @@ class TensorEntry(Record):
 
     TAG: ClassVar[str] = "tensor"
     name: str               # unique in the state, e.g. 'parameter/conv1.weight', 'optimizer/conv1.weight/exp_avg'
-    kind: str               # 'parameter', 'buffer', 'optimizer' or 'other'
+    kind: str               # 'parameter', 'buffer', 'optimizer', 'gradient' or 'other'
     dtype: str              # torch's name without 'torch.', e.g. 'float32'
     shape: tuple[int, ...]
     content: Bytes32        # BLAKE3 of the raw little-endian bytes in C order
 
-    KINDS: ClassVar[frozenset[str]] = frozenset({"parameter", "buffer", "optimizer", "other"})
+    KINDS: ClassVar[frozenset[str]] = frozenset({"parameter", "buffer", "optimizer", "gradient", "other"})
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)

@@ -50,12 +50,41 @@ class Reference(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flag(Record):
+    """What a screen found odd: it adds steps to a challenge, and never rejects a run by itself (V11)."""
+
+    screen: str
+    first: int                      # steps from first to last
+    last: int
+    value: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance(Record):
+    """How far a re-executed step's gradient was from the opened one, and how far it may have been (V10)."""
+
+    step: int
+    value: float                    # ‖ĝ − g′‖ / min(‖ĝ‖, ‖g′‖)
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Record):
+    """The work that a run claims. Nothing bounds what was really spent from below."""
+
+    steps: int
+    samples: int
+    flops: int | None               # of all steps, from those re-executed; None where none was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Record):
     """What a verifier found, before it is signed (spec §6)."""
 
     TAG: ClassVar[str] = "verdict"
     verdict: str                    # 'accepted', 'rejected' or 'inconclusive'
-    basis: str                      # 'bit-exact', or 'none'
+    basis: str                      # 'bit-exact', 'within-tolerance', or 'none'
     chain_id: int
     genesis: Bytes32                # hash of the chain's first block
     contract: Bytes20
@@ -79,7 +108,9 @@ class Verdict(Record):
     nonce: Bytes32 | None
     draw: str                       # 'ledger', or 'none' where it did not come to a challenge
     steps: tuple[int, ...]          # drawn, rising
-    reexecuted: tuple[int, ...]     # of those, the ones that were re-executed bit for bit
+    added: tuple[int, ...]          # steps added to the drawn ones by the sketches, rising
+    reexecuted: tuple[int, ...]     # of all these, the ones that were re-executed bit for bit
+    tolerated: tuple[int, ...]      # and the ones whose re-execution in another environment came within tolerance
     fraction: float               # share of forged steps for which `probability` is stated
     probability: float            # that at least one of them would have been drawn
     challenges: tuple[EarlierChallenge, ...]
@@ -90,6 +121,12 @@ class Verdict(Record):
     environment: Bytes32 | None     # digest of the fingerprint that re-execution ran under
     model: Bytes32 | None           # digest of the released model's file, where one was compared
     sketched: int                   # kept states whose sketches were compared
+    flags: tuple[Flag, ...]         # what the screens found odd
+    distances: tuple[Distance, ...]     # of the steps that were compared in gradient space
+    profiles: tuple[Bytes32, ...]   # digests of the noise profiles that the tolerances come from
+    reach: float | None             # how far those tolerances could have bent the run, in units of ‖W_T − W_0‖
+    work: Work | None               # what the run claims
+    parent: Bytes32 | None          # digest of the verdict on the run that this one starts from
     disclosure: Bytes32 | None      # digest of the Disclosure
     openings: Bytes32 | None        # digest of the Openings
     verifier: Bytes32

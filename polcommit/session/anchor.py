@@ -2,7 +2,7 @@
 
 Order matters: self-checks done, state and statement durable, root recomputed by an independent implementation,
 then the envelope signed, the transaction stored, and only then sent. Whatever is interrupted goes on with the
-same head and the same transaction.
+same head and the same transaction. A post hoc run is registered first, once, by its first anchor.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from polcommit.prover import Run, next_head
 from polcommit.records import RevealedHead
 from polcommit.session.connection import Connection, once
 from polcommit.session.processes import check_recorded, keep_state
-from polcommit.session.run import drop_extra_states, load_run
+from polcommit.session.register import register_post_hoc
+from polcommit.session.run import check_run, drop_extra_states, is_post_hoc, load_run, require_registration
 from polcommit.storage.audit import confirm_root
+from polcommit.storage.journal import scan
 from polcommit.storage.runfolder import RunFolder
 from polcommit.transcript import chained_head
 
@@ -49,11 +51,15 @@ def anchor(
     Raises:
         NotReproducible: a queued self-check found that this machine does not reproduce a step.
         StorageError: pymerkle computes another root, a kept state is missing, or the folder is damaged.
-        UsageError: nothing was ever recorded.
+        UsageError: nothing was ever recorded, or a post hoc run was recorded for another chain or account.
         TransactionFailed, ChainUnavailable: nothing was sent twice; run it again.
     """
     with folder.lock():
         _drain_checks(folder)
+        if folder.registration is None and is_post_hoc(folder):
+            require_steps(folder)
+            check_run(folder)       # what is sent cannot be taken back
+            register_post_hoc(folder, connection, account_key, progress)
         run = load_run(folder)
         sequence = _prepare(folder, run, key)
         position = folder.anchors.anchored(sequence)
@@ -109,9 +115,7 @@ def _send(
 ) -> Anchored:
     """Send the head's transaction; if one was signed before, that same one."""
     sequence = head.statement.sequence
-    registration = folder.registration
-    assert registration is not None         # load_run has seen to it
-    nonce = registration.registered.nonce
+    nonce = require_registration(folder).registered.nonce
 
     def send(on_sent: OnSent) -> Anchored:
         _, previous = connection.ledger.head(run.id)
@@ -145,6 +149,6 @@ def _expected_head(run: Run, connection: Connection) -> bytes:
 
 
 def require_steps(folder: RunFolder) -> None:
-    """Raises UsageError if nothing was recorded yet."""
-    if folder.journal_path.stat().st_size == 0:
+    """Raises UsageError if no step was recorded yet."""
+    if len(scan(folder.journal_path).offsets) < 2:      # the genesis record alone
         raise UsageError(f"nothing was recorded in {folder.path} yet", hint="record it with 'polcommit record'")

@@ -18,13 +18,15 @@ from blake3 import blake3
 from polcommit.comparisons import ReleasedModel
 from polcommit.encoding import decode, tag
 from polcommit.envelopes import open_envelope, purpose_of
-from polcommit.errors import EncodingError, ProverUnavailable, Refuted, SignatureInvalid, Unavailable
+from polcommit.errors import EncodingError, GradientsWanted, ProverUnavailable, Refuted, SignatureInvalid, Unavailable
 from polcommit.keys import key_id
 from polcommit.opening import MAX_RECORD
+from polcommit.profiles import Profile
 from polcommit.records import Challenge, Evidence, OpeningKey, Receipt, Refusal, SealedOpening
 from polcommit.sealing import SealBroken, unseal, unseal_stream
 from polcommit.session import bundle
 from polcommit.session.challenge import Progress, Verifier
+from polcommit.session.environments import AS_CLAIMED, EnvironmentSettings
 from polcommit.session.pending import ChallengeFolder
 from polcommit.session.processes import ProcessReplayer
 from polcommit.session.wire import read_answer, read_chunks
@@ -39,8 +41,15 @@ class Options:
 
     model: ReleasedModel | None = None
     threads: int | None = None
-    device: str = "cpu"
+    device: str | None = None
     recipes: tuple[str, ...] = ()       # allowed to run besides the installed ones
+    profiles: tuple[Profile, ...] = ()  # of noise between environments, for where one is needed
+    demanded: tuple[Profile, ...] = ()  # that must be of this run's recipe, and of these environments
+    settings: EnvironmentSettings = AS_CLAIMED      # of the re-execution's environment, over what the steps claim
+    follow_up: bool = True              # where digests do not settle it, ask for gradients before giving a verdict
+
+    def __post_init__(self) -> None:
+        self.settings.combined(self.threads, self.device)       # a contradiction shows before anything is paid for
 
 
 def verify_answer(
@@ -56,19 +65,29 @@ def verify_answer(
 
     Raises:
         ProverUnavailable: the answer is cut short, or is not the prover's.
+        GradientsWanted: digests do not settle it; the challenge goes on with the follow-up.
         Unavailable: this machine cannot re-execute it; the challenge can be resumed.
     """
     verification = Verification(
         policy=verifier.connection.policy,
         ledger=verifier.connection.ledger,
-        replayer=ProcessReplayer(options.threads, options.device, options.recipes),
+        replayer=ProcessReplayer(options.threads, options.device, options.recipes, options.settings),
         challenge=challenge,
         attested=folder.head,
         model=options.model,
+        profiles=options.profiles,
+        demanded=options.demanded,
+        trusted=frozenset({verifier.public}),
     )
     with tempfile.TemporaryDirectory(prefix="polcommit-") as work:
         blobs = Path(work)
         _take_answer(verifier, verification, answer, blobs, progress)
+        if verification.unsettled is not None and not challenge.gradients and options.follow_up:
+            folder.want_gradients()
+            raise GradientsWanted(
+                f"challenge {challenge.id} takes the gradients of its steps as well: {verification.unsettled}",
+                hint=f"have it answered once more: 'polcommit challenge RUN --resume {challenge.id}'",
+            )
         receipt = sign_verdict(verifier.key, verification.verdict(verifier.public))
         write_evidence(out, verification, receipt, blobs)
         folder.write_receipt(receipt)       # last: until the evidence is written, the challenge can be resumed

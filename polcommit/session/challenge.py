@@ -68,6 +68,7 @@ class Ask:
     count: int = 0
     steps: tuple[int, ...] = ()
     clear_openings: bool = False
+    gradients: bool = False         # from the start; else only where digests do not settle it
 
 
 # --- before the challenge -------------------------------------------------------------------------------------
@@ -161,6 +162,8 @@ def begin(verifier: Verifier, folder: ChallengeFolder, anchor: Anchored, head: R
         clear_openings=ask.clear_openings,
     )
     folder.begin(request, new_secret(), head)
+    if ask.gradients:
+        folder.want_gradients()
 
 
 def send(verifier: Verifier, folder: ChallengeFolder, progress: Progress | None = None) -> Challenge:
@@ -194,7 +197,9 @@ def announce(verifier: Verifier, folder: ChallengeFolder) -> Challenge:
             f"challenge {folder.id} is not on this chain, where it was sent in block {folder.block}",
             hint="was the devnet reset? give the chain that it was sent on with --rpc",
         )
-    return Challenge(request=request, nonce=nonce, id=folder.id or 0, block=folder.block or 0)
+    return Challenge(
+        request=request, nonce=nonce, id=folder.id or 0, block=folder.block or 0, gradients=folder.gradients
+    )
 
 
 def _challenge(verifier: Verifier, request: Request, nonce: bytes, on_sent: OnSent) -> Challenged:

@@ -5,6 +5,7 @@
                                 head        encoded RevealedHead: what the envelope held
                                 pending     the signed transaction
                                 event       '<id> <block>'
+                                gradients   empty; there where gradients are asked for
                                 receipt     encoded Receipt
 """
 
@@ -80,6 +81,16 @@ class ChallengeFolder:
         if len(words) != 2 or not all(word.isdigit() for word in words):
             raise stored.damaged(path, "not '<id> <block>'")
         return int(words[0]), int(words[1])
+
+    @property
+    def gradients(self) -> bool:
+        """Whether the challenge is to be answered with gradients."""
+        return (self.path / "gradients").exists()
+
+    def want_gradients(self) -> None:
+        """Ask for gradients from now on: the same steps, so nothing about the draw changes."""
+        if not self.gradients:
+            files.write_atomic(self.path / "gradients", b"")
 
     def write_event(self, number: int, block: int) -> None:
         """Keep id and block of the event."""

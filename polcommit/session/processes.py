@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -21,6 +22,7 @@ from polcommit import errors
 from polcommit.encoding import Record, decode, encode
 from polcommit.errors import PolcommitError, Unavailable, UsageError
 from polcommit.replaying import RegenerateJob, RegenerateReport, ReplayJob, ReplayReport
+from polcommit.session.environments import AS_CLAIMED, EnvironmentSettings, claimed_settings, require_capability
 from polcommit.training.installed import installed_recipes
 
 #: Threads that wait for one another sleep instead of spinning. Spinning is quicker on an idle machine, and many times
@@ -31,17 +33,27 @@ _PROGRESS = re.compile(r"progress ([0-9]{1,18}) ([0-9]{1,18})\n")
 
 Progress = Callable[[int, int], None]
 R = TypeVar("R", bound=Record)
+#: What runs a worker's arguments where that is not a process of its own (`inprocess`): to its status and output.
+Runner = Callable[[Sequence[str], EnvironmentSettings | None], tuple[int, str]]
+RUNNER: ContextVar[Runner | None] = ContextVar("RUNNER", default=None)
 MAX_REPORT = 64 << 20
 #: Errors that a worker may report; whatever else it says is 'could not be done'.
 _KNOWN = ("UsageError", "MissingExtra", "NotReproducible", "DataChanged", "StorageError", "Contradiction")
 
 
-def worker_environment(threads: int | None) -> dict[str, str]:
-    """Environment variables for a worker: kernels deterministic, and as many threads as wanted, from the start."""
+def worker_environment(threads: int | None, settings: EnvironmentSettings | None = None) -> dict[str, str]:
+    """Environment variables for a worker: kernels deterministic, and as many threads as wanted, from the start.
+
+    `settings` may name an instruction set, and threads where `threads` is None; the rest of them the worker sets.
+    """
     environment = dict(os.environ)
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     environment["PYTHONHASHSEED"] = "0"
     environment.setdefault(*PATIENT)
+    if settings is not None:
+        threads = threads if threads is not None else settings.threads
+        if settings.capability is not None:
+            environment["ATEN_CPU_CAPABILITY"] = settings.capability
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(threads)
@@ -54,20 +66,30 @@ def command(*arguments: str) -> list[str]:
 
 
 def run_worker(
-    arguments: Sequence[str], *, threads: int | None = None, progress: Progress | None = None
+    arguments: Sequence[str],
+    *,
+    threads: int | None = None,
+    settings: EnvironmentSettings | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Run a worker to its end.
 
     Raises:
         PolcommitError: what the worker reported; `Unavailable` if it died without a word.
     """
+    here = RUNNER.get()
+    if here is not None:
+        status, said = here(arguments, settings)
+        if status != 0:
+            raise _reported((said.strip().splitlines() or [""])[-1], status, "")
+        return
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
             command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=worker_environment(threads),
+            env=worker_environment(threads, settings),
             text=True,
         )
         try:
@@ -112,11 +134,15 @@ def _reported(line: str, status: int, stderr: str) -> PolcommitError:
 
 @dataclass(frozen=True, slots=True)
 class ProcessReplayer:
-    """The verifier's `Replayer`. `threads` overrides the number that the steps claim; `data` is not needed."""
+    """The verifier's `Replayer`, in a process that is given the environment wanted; `data` is not needed.
+
+    `threads`, `device` and `settings` override what the steps claim; settings that neither names are this machine's.
+    """
 
     threads: int | None = None
-    device: str = "cpu"
+    device: str | None = None           # None: 'cpu', unless the settings name one
     recipes: tuple[str, ...] = ()       # allowed besides the installed ones: 'package.module:Class'
+    settings: EnvironmentSettings = AS_CLAIMED
 
     def replay(self, job: ReplayJob, blobs: Path, progress: Progress | None = None) -> ReplayReport:
         """See `polcommit.replaying.Replayer`.
@@ -129,21 +155,26 @@ class ProcessReplayer:
                 f"the run names recipe {job.recipe[:200]!r}, which is not installed under that name here",
                 hint="review your own copy of it, then allow it with --recipe",
             )
-        threads = self.threads or job.claimed.threads
-        return _with_files(job, ReplayReport, ["replay", str(blobs), self.device, str(threads or 0)], threads, progress)
+        chosen = self.settings.combined(self.threads, self.device).over(claimed_settings(job.claimed))
+        require_capability(chosen)
+        device, threads = chosen.device or "cpu", str(chosen.threads or 0)
+        arguments = ["replay", str(blobs), device, threads]
+        return _with_files(job, ReplayReport, arguments, [str(chosen)], settings=chosen, progress=progress)
 
 
 def regenerate(
-    folder: Path, job: RegenerateJob, blobs: Path, *, threads: int | None, progress: Progress | None = None
+    folder: Path, job: RegenerateJob, blobs: Path, *, progress: Progress | None = None
 ) -> RegenerateReport:
-    """The prover's side: bring back states and samples of the run in `folder`, writing their bytes into `blobs`.
+    """The prover's side: bring back what a challenge asks of the run in `folder`, writing its bytes into `blobs`.
+
+    Each step runs on as many threads as its environment epoch had.
 
     Raises:
         NotReproducible: this machine does not get the committed digests.
         DataChanged: a sample is no longer what was registered.
     """
-    arguments = ["regenerate", str(blobs), str(folder), str(threads or 0)]
-    return _with_files(job, RegenerateReport, arguments, threads, progress)
+    arguments = ["regenerate", str(blobs), str(folder), "0"]
+    return _with_files(job, RegenerateReport, arguments, [], settings=None, progress=progress)
 
 
 def check_recorded(folder: Path, *, threads: int | None, progress: Progress | None = None) -> None:
@@ -166,10 +197,17 @@ def reported_error(output: IO[bytes], stderr: IO[bytes], status: int) -> Polcomm
 
 
 def _with_files(
-    job: Record, kind: type[R], arguments: list[str], threads: int | None, progress: Progress | None
+    job: Record,
+    kind: type[R],
+    before: list[str],
+    after: list[str],
+    *,
+    settings: EnvironmentSettings | None,
+    progress: Progress | None,
 ) -> R:
+    """Run a worker whose arguments are `before`, a file with the job, one for its report, and `after`."""
     with tempfile.TemporaryDirectory(prefix="polcommit-") as folder:
         inward, outward = Path(folder) / "job", Path(folder) / "report"
         inward.write_bytes(encode(job))
-        run_worker([*arguments, str(inward), str(outward)], threads=threads, progress=progress)
+        run_worker([*before, str(inward), str(outward), *after], settings=settings, progress=progress)
         return decode(outward.read_bytes(), kind, max_size=MAX_REPORT)

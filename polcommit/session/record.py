@@ -23,9 +23,10 @@ import torch
 from polcommit import transcript as hashes
 from polcommit.encoding import decode, encode
 from polcommit.errors import DataChanged, NotReproducible, StorageError, UsageError
-from polcommit.records import GenesisRecord, SampleLeaf, StateIndex, StepRecord
+from polcommit.records import SampleLeaf, StateIndex, StepRecord
+from polcommit.session.initial import Initial, initial_state, require_same_initial
 from polcommit.session.recipes import require_same, run_recipe
-from polcommit.session.run import genesis_record
+from polcommit.session.run import committed_state, genesis_record, seed_of
 from polcommit.session.selfcheck import SelfCheck, SelfChecks
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint, require_device, set_determinism
@@ -43,45 +44,53 @@ def record(
     workers: int = 0,
     self_check: SelfCheck = "auto",
     rollback: bool = False,
+    initial: Initial | None = None,
 ) -> RecordedRun:
-    """Open a registered run for recording; an interrupted one goes on where its journal ends.
+    """Open a registered, or a post hoc, run for recording; an interrupted one goes on where its journal ends.
 
     `recipe` may be left out: the registered one is taken. `workers` processes fetch batches ahead. `self_check`
     re-executes some steps in a second process, 'beside' training or 'before-anchor'; 'auto' takes the first where
     the machine has as many processors again as training uses threads; 'off' leaves it to the challenges.
-    `rollback` drops steps that cannot be reproduced and that no anchor covers.
+    `rollback` drops steps that cannot be reproduced and that no anchor covers. `initial` is the W_0 of a post hoc run
+    that has no parent: parameters and buffers by the model's names (a `state_dict()`), or a safetensors file of them;
+    by default the recipe makes it of the run's seed. A run that is resumed needs it no more.
 
     Raises:
         StorageError: no such run, it is not registered yet, or another process records it.
         Contradiction: a value of `recipe` is not what the run was registered with.
+        UsageError: `initial` is not of the recipe's model, not what the run began with, or not to be given.
         NotReproducible: this machine does not get the recorded digests again.
     """
     run = RunFolder.open(Path(path))
-    if run.registration is None:
-        raise StorageError(f"{path} is not registered yet", hint="finish it with 'polcommit register'")
+    seed_of(run)        # raises: it is not registered yet
     if recipe is None:
         recipe = run_recipe(run)
     else:
         require_same(run, recipe)
         if recipe.device != run.settings.device:        # where self-checks and openings re-execute as well
             run.write_settings(replace(run.settings, device=recipe.device))
-    return RecordedRun(run, recipe, workers=workers, self_check=self_check, rollback=rollback)
+    return RecordedRun(run, recipe, workers=workers, self_check=self_check, rollback=rollback, initial=initial)
 
 
 class RecordedRun:
     """A run that is being recorded; iterate over its batches, `step` each, and `close`."""
 
     def __init__(
-        self, run: RunFolder, recipe: Recipe, *, workers: int, self_check: SelfCheck, rollback: bool
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        *,
+        workers: int,
+        self_check: SelfCheck,
+        rollback: bool,
+        initial: Initial | None,
     ) -> None:
-        registration = run.registration
-        assert registration is not None
         require_device(recipe.device)
         set_determinism()
         with ExitStack() as held:       # lets go of lock and journal again where the run cannot be opened
             held.enter_context(run.lock())
             self._run, self._recipe, self._workers = run, recipe, workers
-            self._seed = hashes.run_seed(registration.beacon)
+            self._seed = seed_of(run)
             self._engine = Engine(recipe, self._seed)
             self._source = recipe.source()
             self._leaves = run.dataset_leaves()
@@ -90,7 +99,7 @@ class RecordedRun:
             self._checks = SelfChecks(run, recipe, self_check)
             self._closed = False
             self._environment = 0
-            self._begin(rollback)
+            self._begin(rollback, initial)
             self._held = held.pop_all()
 
     # --- state ------------------------------------------------------------------------------------------------
@@ -118,7 +127,7 @@ class RecordedRun:
     # --- the loop ---------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[FetchedBatch]:
-        """The batches that are left, in the order that the beacon gives."""
+        """The batches that are left, in the order that the run's seed gives."""
         self._end_step()
         loader = Loader(
             self._recipe,
@@ -220,12 +229,12 @@ class RecordedRun:
             return
         captured = self._engine.capture()
         frame = next(self._journal.read(step, step + 1))
-        if hashes.state_digest(captured.index) == _committed_state(step, frame):
+        if hashes.state_digest(captured.index) == committed_state(step, frame):
             self._run.states.put(step, captured.index, captured.content)
 
     # --- beginning and resuming -------------------------------------------------------------------------------
 
-    def _begin(self, rollback: bool) -> None:
+    def _begin(self, rollback: bool, initial: Initial | None) -> None:
         if len(self._leaves) != len(self._source):
             raise DataChanged(
                 f"the data set has {len(self._source)} samples, {len(self._leaves)} were registered",
@@ -237,13 +246,17 @@ class RecordedRun:
                 hint="restore it from a copy",
             )
         if len(self._journal) == 0:
-            self._genesis()
+            self._genesis(initial)
         else:
+            if initial is not None:
+                committed = committed_state(0, next(self._journal.read(0, 1)))
+                require_same_initial(self._run, self._engine, initial, committed)
             self._resume(rollback)
 
-    def _genesis(self) -> None:
+    def _genesis(self, initial: Initial | None) -> None:
         run = self._run
-        captured = self._engine.initial()
+        captured = initial_state(run, self._engine, initial)
+        run.states.remove(0)        # of an interrupted beginning: nothing is committed to it
         run.states.put(0, captured.index, captured.content)
         run.drop_environments(0)
         run.add_environment(1, fingerprint(self._recipe.device))
@@ -284,7 +297,7 @@ class RecordedRun:
 
     def _require_committed(self, step: int, index: StateIndex) -> None:
         frame = next(self._journal.read(step, step + 1))
-        if hashes.state_digest(index) != _committed_state(step, frame):
+        if hashes.state_digest(index) != committed_state(step, frame):
             raise StorageError(
                 f"the kept state of step {step} is not the one that was committed", hint="restore it from a copy"
             )
@@ -333,8 +346,3 @@ class RecordedRun:
         self._journal.truncate(start + 1)
         self._drop_behind(start)
         self._engine.restore(self._run.states.get(start), self._run.tensors.get)
-
-
-def _committed_state(step: int, frame: bytes) -> bytes:
-    """The digest of the state after `step` that a journal frame holds."""
-    return decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state

@@ -2,6 +2,9 @@
 
 The folder is complete and durable before a transaction is signed, the signed transaction before it is sent; an
 interrupted registration is finished by running it again, and never sends a second one.
+
+A post hoc run is prepared in the same way with a seed of its own choice, and registered only right before its first
+anchor: its registration says when the run was committed to, and nothing about what came before.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from pathlib import Path
 from polcommit import transcript as hashes
 from polcommit.errors import Contradiction, StorageError, UsageError
 from polcommit.events import Registered
+from polcommit.ledger.accounts import address_of
 from polcommit.records import Eligible, Manifest, SampleLeaf
 from polcommit.sealing import derive, new_secret, require_sealable
 from polcommit.session.connection import Connection, once
+from polcommit.session.parents import FoundParent, require_continuable
 from polcommit.session.recipes import recipe_name, require_same
+from polcommit.session.run import is_post_hoc
 from polcommit.storage.runfolder import RunFolder, check_free
 from polcommit.storage.settings import Settings
-from polcommit.storage.types import Registration
+from polcommit.storage.types import Place, Registration
 from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import dataset_contents
 from polcommit.training.recipe import Recipe
@@ -42,14 +48,25 @@ class Terms:
 
 
 def prepare(
-    folder: Path, recipe: Recipe, terms: Terms, connection: Connection, progress: Progress | None = None
+    folder: Path,
+    recipe: Recipe,
+    terms: Terms,
+    connection: Connection,
+    progress: Progress | None = None,
+    *,
+    post_hoc: bool = False,
+    parent: FoundParent | None = None,
 ) -> RunFolder:
     """Hash the data set, make the run secret, fix the manifest, and write the run's folder. Sends nothing.
+
+    A `post_hoc` run can be recorded at once, and is registered by its first anchor. With a `parent`, the run starts
+    from that run's final parameters and buffers, and a fresh optimizer.
 
     Raises:
         StorageError: the folder holds something already.
         DataChanged: a sample is random.
-        UsageError: no verifier is eligible, or the data set does not fill a batch.
+        UsageError: no verifier is eligible, the data set does not fill a batch, or the recipe's model is not the
+            parent's.
     """
     if not terms.verifiers:
         raise UsageError("no verifier is eligible", hint="give the public card of at least one with --verifier")
@@ -59,6 +76,8 @@ def prepare(
     name = recipe_name(recipe)
     require_device(recipe.device)
     set_determinism()
+    if parent is not None:
+        require_continuable(parent, recipe, connection.ledger.identity())
     secret = new_secret()
     contents = list(dataset_contents(recipe.source(), progress=progress))
     leaves = [
@@ -86,7 +105,8 @@ def prepare(
         account=terms.account,
         verifiers=tuple(sorted(terms.verifiers, key=lambda verifier: verifier.key)),
         clear_openings=terms.clear_openings,
-        parent=None,
+        parent=parent.named if parent is not None else None,
+        seed=new_secret() if post_hoc else None,
         confirmations=connection.policy.confirmations if connection.policy.finality == "confirmations" else 0,
     )
     settings = Settings(
@@ -98,21 +118,33 @@ def prepare(
         key=terms.key,
         device=recipe.device,
     )
+    chain = connection.ledger.identity()
     return RunFolder.create(
-        folder, manifest=manifest, secret=secret, settings=settings, leaves=leaves, contents=contents
+        folder,
+        manifest=manifest,
+        secret=secret,
+        settings=settings,
+        leaves=leaves,
+        contents=contents,
+        place=Place(chain_id=chain.chain_id, contract=chain.contract) if post_hoc else None,
+        parent=(parent.stored, parent.fetch) if parent is not None else None,
     )
 
 
 def send(run: RunFolder, connection: Connection, account_key: bytes) -> Registered:
     """Send the registration's transaction, once; the same one again after an interruption."""
     with run.lock():
-        commitment = hashes.manifest_commitment(derive(run.secret, "blinding/manifest"), run.manifest)
-        event = once(
-            connection.ledger,
-            run.registration_pending,
-            lambda on_sent: connection.ledger.register(account_key, commitment, on_sent=on_sent),
-            lambda raw, replace: run.write_registration_pending(raw, replace=replace),
-        )
+        return _send(run, connection, account_key)
+
+
+def _send(run: RunFolder, connection: Connection, account_key: bytes) -> Registered:
+    commitment = hashes.manifest_commitment(derive(run.secret, "blinding/manifest"), run.manifest)
+    event = once(
+        connection.ledger,
+        run.registration_pending,
+        lambda on_sent: connection.ledger.register(account_key, commitment, on_sent=on_sent),
+        lambda raw, replace: run.write_registration_pending(raw, replace=replace),
+    )
     if not isinstance(event, Registered) or event.account != run.manifest.account:
         raise StorageError(f"{run.path} holds a transaction that does not register it", hint="restore the folder")
     return event
@@ -123,15 +155,8 @@ def await_beacon(
 ) -> Registration:
     """Wait for the beacon's block to be final, and keep registration and beacon durably."""
     ledger = connection.ledger
-    while True:
-        number = event.position.block + hashes.DELAY
-        ledger.wait_final(number, progress=progress)
-        found = ledger.registration(event.run)
-        if found == event:
-            break
-        if found is None:
-            found = send_again(run, connection)
-        event = found       # a reorganisation moved it before it was final: the beacon moves along
+    event = _await_final(run, connection, event, hashes.DELAY, progress)
+    number = event.position.block + hashes.DELAY
     block = ledger.block(number)
     chain = ledger.identity()
     registration = Registration(
@@ -144,6 +169,51 @@ def await_beacon(
     )
     run.write_registration(registration)
     return registration
+
+
+def register_post_hoc(
+    run: RunFolder, connection: Connection, account_key: bytes, progress: Progress | None = None
+) -> Registration:
+    """Register a post hoc run, which is about to be anchored for the first time. The caller holds the run's lock.
+
+    Raises:
+        UsageError: it is another chain, contract or account than the run was made for; nothing was sent.
+    """
+    chain, place = connection.ledger.identity(), run.place
+    if (chain.chain_id, chain.contract) != (place.chain_id, place.contract):
+        raise UsageError(
+            f"{run.path} was recorded for contract 0x{place.contract.hex()} on chain {place.chain_id}",
+            hint="its first record names them: anchor it there, with --policy or --rpc",
+        )
+    if address_of(account_key) != run.manifest.account:
+        raise UsageError(
+            f"the account 0x{address_of(account_key).hex()} is not the run's, 0x{run.manifest.account.hex()}",
+            hint="choose the key that the run was made with by --key, or its keystore by --account",
+        )
+    event = _await_final(run, connection, _send(run, connection, account_key), 0, progress)
+    registration = Registration(
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        registered=event,
+        beacon_block=None,
+        beacon_block_hash=None,
+        beacon=None,
+    )
+    run.write_registration(registration)
+    return registration
+
+
+def _await_final(
+    run: RunFolder, connection: Connection, event: Registered, further: int, progress: Progress | None
+) -> Registered:
+    """The registration, once the block that lies `further` blocks behind its own is final."""
+    ledger = connection.ledger
+    while True:
+        ledger.wait_final(event.position.block + further, progress=progress)
+        found = ledger.registration(event.run)
+        if found == event:
+            return event
+        event = found or send_again(run, connection)    # a reorganisation moved it, or dropped it
 
 
 def send_again(run: RunFolder, connection: Connection) -> Registered:
@@ -162,8 +232,12 @@ def register(
     connection: Connection,
     account_key: bytes,
     progress: Progress | None = None,
+    *,
+    parent: FoundParent | None = None,
 ) -> Registration:
     """Register a run: prepare its folder, send, wait for the beacon. An interrupted one is finished.
+
+    A `parent` is what `prepare` takes.
 
     Raises:
         Contradiction: the folder holds an unfinished registration of something else.
@@ -172,14 +246,16 @@ def register(
         run = RunFolder.open(folder)
         if run.registration is not None:
             check_free(folder)      # raises: a run is never overwritten
-        _require_same(run, recipe, terms)
+        _require_same(run, recipe, terms, parent)
     else:
-        run = prepare(folder, recipe, terms, connection, progress)
+        run = prepare(folder, recipe, terms, connection, progress, parent=parent)
     return await_beacon(run, connection, send(run, connection, account_key))
 
 
-def _require_same(run: RunFolder, recipe: Recipe, terms: Terms) -> None:
+def _require_same(run: RunFolder, recipe: Recipe, terms: Terms, parent: FoundParent | None) -> None:
     """Raises Contradiction unless an unfinished registration is of this recipe, under these terms."""
+    if is_post_hoc(run):
+        check_free(run.path)        # raises: it is complete, and no registration to be finished
     require_same(run, recipe)
     manifest = run.manifest
     pairs: tuple[tuple[str, object, object], ...] = (
@@ -188,10 +264,15 @@ def _require_same(run: RunFolder, recipe: Recipe, terms: Terms) -> None:
         ("--keep", manifest.keep, terms.keep),
         ("permission for clear openings", manifest.clear_openings, terms.clear_openings),
         ("the list of verifiers and budgets", _briefly(manifest.verifiers), _briefly(terms.verifiers)),
+        ("the parent run", _run_named(manifest.parent), _run_named(parent.named if parent is not None else None)),
     )
     for what, registered, given in pairs:
         if registered != given:
             raise Contradiction(what, registered=registered, given=given)
+
+
+def _run_named(parent: tuple[bytes, bytes] | None) -> str | None:
+    return f"{parent[0].hex()} up to head {parent[1].hex()}" if parent is not None else None
 
 
 def _briefly(verifiers: tuple[Eligible, ...]) -> list[str]:

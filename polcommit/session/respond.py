@@ -14,6 +14,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit import transcript as hashes
+from polcommit.draws import Added, Drawn
 from polcommit.encoding import encode, tag
 from polcommit.envelopes import purpose_of
 from polcommit.errors import BudgetExhausted, Unavailable, UsageError
@@ -23,14 +24,22 @@ from polcommit.opening import MAX_RECORD, frame, opening_blobs
 from polcommit.prover import (
     Run,
     accept_challenge,
-    drawn_samples,
     make_disclosure,
     make_openings,
-    opened_states,
     receipts_that_count,
+    require_budget,
 )
-from polcommit.records import Challenge, Disclosure, OpeningKey, Openings, SealedOpening, StateIndex
-from polcommit.replaying import RegenerateJob
+from polcommit.records import (
+    Challenge,
+    Disclosure,
+    Gradient,
+    OpenedState,
+    OpeningKey,
+    Openings,
+    SealedOpening,
+    StateIndex,
+)
+from polcommit.replaying import RegenerateJob, RegenerateReport
 from polcommit.sealing import new_stream_key, seal, seal_stream
 from polcommit.session.connection import Connection
 from polcommit.session.processes import regenerate
@@ -64,9 +73,12 @@ def respond(
         run = load_run(folder, recipe.learning_rate)
         _await_draw(run, connection, challenge)
         chain = connection.ledger.identity()
+        disclosed = {number: (shown.verifier, shown.steps) for number, shown in folder.disclosed().items()}
         try:
-            disclosed = {number: (shown.verifier, shown.steps) for number, shown in folder.disclosed().items()}
             drawn = accept_challenge(run, connection.ledger, chain, challenge, disclosed)
+            report = regenerate(folder.path, _job(challenge, drawn), work, progress=progress)
+            drawn = drawn.with_added(Added(steps=report.added, fine=report.fine, pinned=report.pinned))
+            require_budget(run, challenge, drawn, disclosed)
         except BudgetExhausted as error:
             refusal = sign_refusal(
                 key, run=run.id, challenge_id=challenge.id, reason="budget", detail=error.message[:1000]
@@ -74,22 +86,15 @@ def respond(
             folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=()))
             yield message(refusal)
             return
-        job = RegenerateJob(
-            states=tuple(opened_states(drawn)),
-            sketched=drawn.kept,
-            sketch_seed=hashes.sketch_seed(drawn.seed),
-            samples=tuple(drawn_samples(run, drawn)),
-        )
-        states, sketches = _regenerated(folder, run, job, work, progress)
         receipts = receipts_that_count(run, connection.ledger, chain, challenge.id)
         disclosure = make_disclosure(replace(run, receipts=receipts), challenge, drawn)
-        openings = make_openings(run, drawn, states, sketches)
+        openings = make_openings(run, drawn, _states(report), dict(report.sketches), _follow_up(report))
         if max(len(encode(disclosure)), len(encode(openings))) > MAX_RECORD:
             raise UsageError(
-                f"an opening of {len(drawn.steps)} steps is larger than a verifier reads",
+                f"an opening of {len(drawn.challenged)} steps is larger than a verifier reads",
                 hint="the verifier must ask for fewer steps in one challenge",
             )
-        folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.steps))
+        folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.challenged))
     yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
 
 
@@ -130,19 +135,22 @@ def _sealed(
     yield from chunked(seal_stream(payload(), stream_key, signed))
 
 
-def _regenerated(
-    folder: RunFolder, run: Run, job: RegenerateJob, work: Path, progress: Progress | None
-) -> tuple[dict[int, StateIndex], dict[int, tuple[float, ...]]]:
-    """States and sketches; each state on as many threads as its environment epoch had, in a process of its own."""
-    groups: dict[int | None, list[int]] = {}
-    for step in job.states:
-        epoch = max((epoch for epoch in run.environments if epoch[0] <= max(step, 1)), key=lambda epoch: epoch[0])
-        groups.setdefault(epoch[1].threads, []).append(step)
-    states: dict[int, StateIndex] = {}
-    sketches: dict[int, tuple[float, ...]] = {}
-    for threads, steps in groups.items():
-        report = regenerate(folder.path, replace(job, states=tuple(steps)), work, threads=threads, progress=progress)
-        states |= {state.step: state.index for state in report.states}
-        sketches |= dict(report.sketches)
-        job = replace(job, samples=(), sketched=())     # these once
-    return states, sketches
+def _job(challenge: Challenge, drawn: Drawn) -> RegenerateJob:
+    return RegenerateJob(
+        request=challenge.request,
+        seed=drawn.seed,
+        drawn=drawn.steps,
+        kept=drawn.kept,
+        opened_kept=drawn.opened_kept,
+        gradients=challenge.gradients,
+    )
+
+
+def _states(report: RegenerateReport) -> dict[int, StateIndex]:
+    return {state.step: state.index for state in report.states}
+
+
+def _follow_up(report: RegenerateReport) -> tuple[tuple[Gradient, ...], tuple[OpenedState, ...]] | None:
+    if report.gradients is None or report.next_states is None:
+        return None
+    return report.gradients, report.next_states

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polcommit import transcript as hashes
-from polcommit.encoding import decode, digest
+from polcommit.encoding import digest
 from polcommit.errors import MissingExtra, PolcommitError
-from polcommit.records import GenesisRecord, SampleLeaf, StepRecord
-from polcommit.session.run import load_run
+from polcommit.records import SampleLeaf
+from polcommit.session.run import check_run, committed_state, is_post_hoc, load_parent, load_run
 from polcommit.signing import verify_receipt
 from polcommit.storage.audit import confirm_root
 from polcommit.storage.journal import read_frames, scan
+from polcommit.storage.parents import continued
 from polcommit.storage.runfolder import RunFolder
 
 Progress = Callable[[int, int], None]
@@ -24,9 +25,12 @@ def summary(folder: RunFolder) -> dict[str, Any]:
     steps = max(0, len(scan(folder.journal_path).offsets) - 1)
     anchored = [n for n in folder.anchors.sequences() if folder.anchors.anchored(n) is not None]
     covered = folder.anchors.head(anchored[-1]).statement.steps if anchored else 0
+    post_hoc, parent = is_post_hoc(folder), manifest.parent
     return {
         "run": registration.registered.run.hex() if registration is not None else None,
-        "registered": registration is not None,
+        "registered": registration is not None and not post_hoc,
+        "post hoc": post_hoc,
+        "parent": parent[0].hex() if parent is not None else None,
         "recipe": manifest.recipe,
         "samples": manifest.dataset.size,
         "steps": steps,
@@ -48,6 +52,7 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
         ("samples", lambda: _check_samples(folder)),
         ("anchors", lambda: _check_anchors(folder)),
         ("receipts", lambda: _check_receipts(folder)),
+        ("parent", lambda: _check_parent(folder)),
         ("kept states", lambda: _check_kept(folder)),
         *((f"state {step}", _state_check(folder, step)) for step in folder.states.steps()),
     ]
@@ -63,7 +68,7 @@ def damage(folder: RunFolder, progress: Progress | None = None) -> Iterator[str]
 
 
 def _check_run(folder: RunFolder) -> None:
-    load_run(folder)
+    check_run(folder)
     settings, manifest = folder.settings, folder.manifest
     configuration = hashes.configuration_digest(settings.configuration)
     if settings.recipe != manifest.recipe or configuration != manifest.configuration:
@@ -98,7 +103,16 @@ def _check_receipts(folder: RunFolder) -> None:
             raise PolcommitError(f"of challenge {receipt.verdict.challenge_id}: {error.message}") from error
 
 
+def _check_parent(folder: RunFolder) -> None:
+    """What this run takes over from its parent is there, and is what that run's head commits to."""
+    parent = load_parent(folder)
+    for entry in continued(parent.state) if parent is not None else ():
+        folder.tensors.get(entry)
+
+
 def _check_anchors(folder: RunFolder) -> None:
+    if folder.registration is None and is_post_hoc(folder):
+        return          # there are none yet
     run = load_run(folder)
     for head in run.heads:
         statement = head.statement
@@ -116,8 +130,7 @@ def _state_check(folder: RunFolder, step: int) -> Callable[[], None]:
         frame = next(read_frames(folder.journal_path, step, step + 1), None)
         if frame is None:
             return          # written before its leaf, when recording was interrupted
-        committed = decode(frame, StepRecord).state if step else decode(frame, GenesisRecord).state
-        if hashes.state_digest(folder.states.get(step)) != committed:
+        if hashes.state_digest(folder.states.get(step)) != committed_state(step, frame):
             raise PolcommitError("not the state that was committed")
 
     return check

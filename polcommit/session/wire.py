@@ -3,8 +3,8 @@
     u32 length ‖ message                    big-endian, bounded before anything is read
     u32 length ‖ chunk … u32 0              behind a SealedOpening: its payload, ended by an empty chunk
 
-Verifier to prover: a Challenge, and at the end a Receipt. Prover to verifier: a SealedOpening with its payload,
-or a Refusal.
+Verifier to prover: a Challenge, perhaps the same one again with gradients wanted, and at the end a Receipt. Prover
+to verifier, each time: a SealedOpening with its payload, or a Refusal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 
 from polcommit.encoding import Record, decode, encode
 from polcommit.errors import EncodingError, ProverUnavailable
-from polcommit.records import Refusal, SealedOpening
+from polcommit.records import Challenge, Receipt, Refusal, SealedOpening
 
 MAX_MESSAGE = 64 << 20
 MAX_CHUNK = 1 << 20
@@ -48,6 +48,15 @@ def read_answer(stream: BinaryIO) -> SealedOpening | Refusal:
         return decode(data, SealedOpening)
     except EncodingError:
         return decode(data, Refusal)
+
+
+def read_reply(stream: BinaryIO) -> Receipt | Challenge:
+    """What a verifier says to an answer: its verdict, or the follow-up. Raises as `read_message`."""
+    data = _read(stream, MAX_MESSAGE)
+    try:
+        return decode(data, Receipt)
+    except EncodingError:
+        return decode(data, Challenge)
 
 
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:

@@ -5,6 +5,8 @@
     settings.json           what the manifest only commits to, and what is local to this machine
     dataset.leaves          leaf hashes of the dataset tree, 32 bytes each
     dataset.contents        of each raw sample, BLAKE3 digest and u64 length of its encoding, 40 bytes each
+    place                   of a post hoc run: the chain and contract that it will be anchored on
+    parent/                 of a run that starts from another's final state (polcommit.storage.parents)
     registration.pending    signed transaction that registers the run; durable before it is sent
     registration            the Registered event, and the beacon
     journal                 the transcript's leaves (polcommit.storage.journal)
@@ -23,27 +25,28 @@ Nothing here says whether what is stored is true; whoever uses it compares diges
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from polcommit.errors import EncodingError, StorageError, UsageError
-from polcommit.records import Fingerprint, Manifest, Receipt
+from polcommit.records import Fingerprint, Manifest, Receipt, TensorEntry
 from polcommit.storage import files, stored
 from polcommit.storage.anchors import AnchorFolder
 from polcommit.storage.checks import CheckQueue
 from polcommit.storage.journal import Journal
+from polcommit.storage.parents import ParentFolder
 from polcommit.storage.settings import Settings
 from polcommit.storage.states import StateStore
 from polcommit.storage.tensors import TensorStore
-from polcommit.storage.types import Disclosed, Epoch, Registration, StoredRegistration
+from polcommit.storage.types import Disclosed, Epoch, Place, Registration, StoredParent, StoredRegistration
 
 HASH_SIZE = 32
 CONTENT_SIZE = 40           # 32 bytes of digest, 8 of length
 MAX_TRANSACTION = 1 << 20   # bytes of a signed transaction
 
-_FOLDERS = ("states", "tensors", "anchors", "receipts", "disclosed", "checks", "environments")
-_FILES = ("manifest", "secret", "settings.json", "dataset.leaves", "dataset.contents", "journal", "lock")
+_FOLDERS = ("states", "tensors", "anchors", "receipts", "disclosed", "checks", "environments", "parent")
+_FILES = ("manifest", "secret", "settings.json", "dataset.leaves", "dataset.contents", "journal", "place", "lock")
 
 
 class RunFolder:
@@ -56,6 +59,7 @@ class RunFolder:
         self.states = StateStore(path / "states", self.tensors)
         self.anchors = AnchorFolder(path / "anchors")
         self.checks = CheckQueue(path / "checks")
+        self.parent = ParentFolder(path / "parent", self.tensors)
 
     @classmethod
     def create(
@@ -67,10 +71,13 @@ class RunFolder:
         settings: Settings,
         leaves: Iterable[bytes],
         contents: Iterable[tuple[bytes, int]],
+        place: Place | None = None,
+        parent: tuple[StoredParent, Callable[[TensorEntry], files.Buffer]] | None = None,
     ) -> RunFolder:
         """Make the folder of a run that is about to be registered, durably, before anything is sent.
 
-        `leaves` are the dataset tree's leaf hashes, `contents` digest and length of each sample's encoding.
+        `leaves` are the dataset tree's leaf hashes, `contents` digest and length of each sample's encoding. `place`
+        is for a post hoc run. `parent` is what a run continues, and who has the bytes of its parameters and buffers.
         A folder that an interrupted `create` left, which has no manifest yet, is begun anew.
 
         Raises:
@@ -91,6 +98,10 @@ class RunFolder:
             run = cls(path, manifest)
             run._write_secret(secret)
             stored.write_once(path / "settings.json", settings.encode(), replace=True)
+            if place is not None:
+                stored.write_record(path / "place", place, replace=True)
+            if parent is not None:
+                run.parent.write(*parent)
             (path / "journal").unlink(missing_ok=True)      # empty: nothing is recorded before there is a manifest
             Journal.create(path / "journal").close()
             stored.write_record(path / "manifest", manifest)
@@ -169,6 +180,11 @@ class RunFolder:
         if len(data) != due:
             raise stored.damaged(path, f"{len(data)} bytes instead of {due}")
         return data
+
+    @property
+    def place(self) -> Place:
+        """The chain and contract of a post hoc run. Raises StorageError: none, or damaged."""
+        return stored.read_record(self.path / "place", Place)
 
     # --- what becomes of it -------------------------------------------------------------------------------------
 

@@ -8,19 +8,43 @@ from typing import ClassVar
 from polcommit.encoding import Bytes20, Bytes32, Record
 from polcommit.errors import EncodingError
 from polcommit.events import Position, Registered
-from polcommit.records import Fingerprint
+from polcommit.records import Fingerprint, ParentClaim, StateIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """The run's registration as it stands on the ledger, and the beacon that followed from it."""
+    """The run's registration as it stands on the ledger, and the beacon that followed from it.
+
+    A post hoc run is registered only before its first anchor, and has no beacon.
+    """
 
     chain_id: int
     contract: bytes             # 20 bytes
     registered: Registered
-    beacon_block: int           # number of the block whose prevrandao went into the beacon
-    beacon_block_hash: bytes    # 32 bytes; identifies that block
-    beacon: bytes               # 32 bytes
+    beacon_block: int | None            # number of the block whose prevrandao went into the beacon
+    beacon_block_hash: bytes | None     # 32 bytes; identifies that block
+    beacon: bytes | None                # 32 bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredParent:
+    """What is kept of the run that this one starts from; its parameters and buffers lie in the tensor store."""
+
+    claim: ParentClaim
+    state: StateIndex           # its final state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place(Record):
+    """The chain and contract that a post hoc run will be anchored on: what its genesis record names."""
+
+    TAG: ClassVar[str] = "place"
+    chain_id: int
+    contract: Bytes20
+
+    def __post_init__(self) -> None:
+        Record.__post_init__(self)
+        _require_unsigned(self, "chain_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +117,15 @@ class StoredRegistration(Record):
     nonce: int
     manifest: Bytes32
     position: StoredPosition
-    beacon_block: int
-    beacon_block_hash: Bytes32
-    beacon: Bytes32
+    beacon_block: int | None
+    beacon_block_hash: Bytes32 | None
+    beacon: Bytes32 | None
 
     def __post_init__(self) -> None:
         Record.__post_init__(self)
-        _require_unsigned(self, "chain_id", "nonce", "beacon_block")
+        _require_unsigned(self, "chain_id", "nonce", *(["beacon_block"] if self.beacon_block is not None else []))
+        if len({value is None for value in (self.beacon_block, self.beacon_block_hash, self.beacon)}) != 1:
+            raise EncodingError("StoredRegistration: half of a beacon")
 
     @classmethod
     def of(cls, registration: Registration) -> StoredRegistration:

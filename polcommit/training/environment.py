@@ -31,8 +31,11 @@ _VARIABLES = (
 )  # fmt: skip
 
 
-def set_determinism(threads: int | None = None) -> None:
+def set_determinism(threads: int | None = None, *, onednn: bool | None = None, precision: str | None = None) -> None:
     """Choose kernels that repeat, in full precision; call before the first kernel, on `threads` threads if given.
+
+    `onednn` says whether its kernels are used on the CPU (None: as torch has it); `precision` is that of float32
+    matrix products where it is not to be the highest: 'high' or 'medium'.
 
     Raises:
         UsageError: CUDA is running already, without the workspace setting that its determinism needs.
@@ -45,7 +48,7 @@ def set_determinism(threads: int | None = None) -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(precision or "highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -53,6 +56,8 @@ def set_determinism(threads: int | None = None) -> None:
         if threads < 1:
             raise UsageError(f"{threads} threads: at least one is needed")
         torch.set_num_threads(threads)
+    if onednn is not None:
+        torch._C._set_mkldnn_enabled(onednn)    # what torch.backends.mkldnn.flags sets, for good
 
 
 def require_device(device: str) -> None:

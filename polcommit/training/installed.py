@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 GROUP = "polcommit.recipes"
-BUILT_IN = {"digits": "polcommit.recipes.digits:Digits", "gpt": "polcommit.recipes.gpt:Gpt"}
+BUILT_IN = {
+    "digits": "polcommit.recipes.digits:Digits",
+    "gpt": "polcommit.recipes.gpt:Gpt",
+    "resnet20-cifar10": "polcommit.recipes.resnet:ResNet20Cifar10",
+    "resnet50-cifar100": "polcommit.recipes.resnet:ResNet50Cifar100",
+}
 
 
 def installed_recipes() -> dict[str, str]:

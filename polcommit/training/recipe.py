@@ -26,9 +26,10 @@ import importlib
 import importlib.util
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -65,6 +66,9 @@ class Recipe:
     """Base of all recipes. Fields may be int, float, bool or str, or one of the first three or None."""
 
     SOURCES: ClassVar[tuple[str, ...]] = ()     # further modules whose source is the recipe's, by full name
+    #: How far `apply` may come out elsewhere, from the same state and gradient, where polcommit does not know the
+    #: optimizer: 'parameter', or a slot's key, to a share of the tensor's largest magnitude. Others must be equal.
+    UPDATE_BOUNDS: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     steps: int
     batch: int

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from polcommit import prf
-from polcommit.errors import NotReproducible, PolcommitError, Refuted
+from polcommit.errors import NotReproducible, PolcommitError, Refuted, UsageError
 from polcommit.records import StateIndex
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.randomness import isolated, reseed
 from polcommit.training.recipe import Recipe
 from polcommit.training.scalars import decode_scalars
 from polcommit.training.schema import Fetch, Schema, restore, schema
-from polcommit.training.state import Captured, TrainingState, capture
+from polcommit.training.state import Captured, TrainingState, capture, survey
 from polcommit.training.step import StepResult, require_learning_rate, run_step
 
 
@@ -37,6 +39,31 @@ class Engine:
         self.recipe.initialize(self.state, self.seed)
         return self.capture()
 
+    def initial_from(self, given: Mapping[str, torch.Tensor]) -> Captured:
+        """Start over from W_0 with these parameters and buffers, by entry name, and capture it.
+
+        What is left out, and whatever else there is, is as `initial` has it.
+
+        Raises:
+            UsageError: the recipe's model has no such tensor, or one of another dtype or shape.
+        """
+        self.initial()
+        live = {
+            name: tensor
+            for name, (kind, tensor) in survey(self.state).tensors.items()
+            if kind in ("parameter", "buffer")
+        }
+        for name, tensor in given.items():
+            if name not in live:
+                raise UsageError(f"W_0 holds {name}, which the recipe's model does not have")
+            due, found = _form(live[name]), _form(tensor)
+            if due != found:
+                raise UsageError(f"{name} of W_0 is {found}, the recipe's model has {due}")
+        with torch.no_grad():
+            for name, tensor in given.items():
+                live[name].copy_(tensor)
+        return self.capture()
+
     def capture(self) -> Captured:
         """Hash the state as it is. The tensors are live: copy or write them before the next step."""
         return capture(self.state)
@@ -54,20 +81,25 @@ class Engine:
         if difference is not None:
             raise Refuted("V8", "restored state", expected="the opened one", found=f"another {difference}")
 
-    def step(self, batch: FetchedBatch, *, check_schedule: bool = True) -> StepResult:
-        """Run the step that the batch belongs to.
+    def step(
+        self, batch: FetchedBatch, *, check_schedule: bool = True, between: Callable[[], None] | None = None
+    ) -> StepResult:
+        """Run the step that the batch belongs to; `between` as for `run_step`.
 
         Raises:
             UsageError: the learning rate was not the schedule's (unless told not to check).
         """
         for module, training in self._modes.items():
             module.training = training          # an evaluation in between may have switched to eval mode
-        result = run_step(self.recipe, self.state, self.seed, batch.step, _to_device(batch, self.recipe.device))
+        micro_batches = to_device(batch, self.recipe.device)
+        result = run_step(self.recipe, self.state, self.seed, batch.step, micro_batches, between=between)
         if check_schedule:
             require_learning_rate(self.recipe, result)
         return result
 
-    def replay(self, index: StateIndex, fetch: Fetch, batch: FetchedBatch) -> tuple[StepResult, Captured]:
+    def replay(
+        self, index: StateIndex, fetch: Fetch, batch: FetchedBatch, *, between: Callable[[], None] | None = None
+    ) -> tuple[StepResult, Captured]:
         """Restore an opened state and run one step on it: whatever is wrong with what was opened, one of our errors.
 
         The learning rate is reported, not checked: that is V7's.
@@ -78,11 +110,23 @@ class Engine:
         """
         self.restore(index, fetch)
         try:
-            return self.step(batch, check_schedule=False), self.capture()
+            return self.step(batch, check_schedule=False, between=between), self.capture()
         except PolcommitError:
             raise
         except Exception as error:  # the recipe's own code, on data that a prover chose
             raise NotReproducible(f"step {batch.step}: re-execution failed: {error!r}"[:500]) from error
+
+    def flops(self, index: StateIndex, fetch: Fetch, batch: FetchedBatch) -> int | None:
+        """Floating-point operations of one step, as torch counts them: matrix products, convolutions and attention.
+
+        By an execution of its own, for counting may change which kernels run. None where counting fails.
+        """
+        try:
+            with FlopCounterMode(display=False) as counter:
+                self.replay(index, fetch, batch)
+        except (NotReproducible, RuntimeError, TypeError):      # the recipe's code, under a dispatch mode
+            return None
+        return int(counter.get_total_flops())
 
     def _build(self) -> TrainingState:
         with isolated():
@@ -110,7 +154,11 @@ def first_difference(a: StateIndex, b: StateIndex) -> str | None:
     return "encoding of the scalars"
 
 
-def _to_device(batch: FetchedBatch, device: str) -> list[object]:
+def _form(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def to_device(batch: FetchedBatch, device: str) -> list[object]:
     return [_moved(micro_batch, torch.device(device)) for micro_batch in batch.micro_batches]
 
 

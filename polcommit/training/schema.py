@@ -148,12 +148,18 @@ def restore(state: TrainingState, index: StateIndex, fetch: Fetch, expected: Sch
     for entry in index.tensors:
         destination = slots[entry.name] if entry.name in slots else live[entry.name]
         with torch.no_grad():
-            destination.copy_(_opened(entry, fetch))
+            destination.copy_(opened_tensor(entry, fetch))
     _restore_slots(state, slots, scalars)
     _restore_settings(state, scalars)
 
 
-def _opened(entry: TensorEntry, fetch: Fetch) -> torch.Tensor:
+def opened_tensor(entry: TensorEntry, fetch: Fetch) -> torch.Tensor:
+    """A fresh tensor of an opened entry, on the CPU.
+
+    Raises:
+        Refuted: V8: the bytes are not those that the entry names.
+        EncodingError: they do not fill its dtype and shape.
+    """
     data = memoryview(fetch(entry)).cast("B")
     found = content(data)
     if found != entry.content:

@@ -6,16 +6,21 @@ not yet clipped. 'No gradient' differs from zero, so `.grad` is set to None firs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from polcommit.errors import UsageError
+from polcommit.errors import EncodingError, UsageError
+from polcommit.records import TensorEntry
 from polcommit.training.randomness import isolated, step_context
 from polcommit.training.recipe import Recipe
-from polcommit.training.state import TrainingState
+from polcommit.training.state import TrainingState, parameter_names
+from polcommit.training.tree import dtype_name, tensor_content
+
+GRADIENT = "gradient/"      # prefix of a gradient's entry, before the parameter's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +35,18 @@ class StepResult:
 
 
 def run_step(
-    recipe: Recipe, state: TrainingState, seed: bytes, step: int, micro_batches: Sequence[Any]
+    recipe: Recipe,
+    state: TrainingState,
+    seed: bytes,
+    step: int,
+    micro_batches: Sequence[Any],
+    *,
+    between: Callable[[], None] | None = None,
 ) -> StepResult:
     """Gradients and update of step `step`, from 1. The process's generators are as before afterwards.
 
-    A loss that is not finite is no error here: it is committed as it is.
+    `between` is called between the two halves, when the step's gradient lies in `.grad`, and may replace it. A loss
+    that is not finite is no error here: it is committed as it is.
 
     Raises:
         UsageError: the number of micro-batches is not the recipe's.
@@ -43,7 +55,43 @@ def run_step(
         raise UsageError(f"step {step}: {len(micro_batches)} micro-batches instead of {recipe.accumulation}")
     with isolated():
         loss = _gradients(recipe, state, seed, step, micro_batches)
+        if between is not None:
+            between()
         return _update(recipe, state, seed, step, loss)
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The live gradients by parameter name, sorted; a tied parameter once, one without a gradient not at all."""
+    return {name: p.grad for name, p in sorted(named_parameters(model).items()) if p.grad is not None}
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, by the first of its names: the one that its state and gradient are opened under."""
+    names = parameter_names(model)
+    return {names[id(parameter)]: parameter for parameter in model.parameters()}
+
+
+def gradient_entries(found: Mapping[str, torch.Tensor]) -> tuple[TensorEntry, ...]:
+    """What is committed of a step's gradient when it is opened: 'gradient/<parameter>', sorted.
+
+    Raises:
+        UsageError: a gradient is sparse, or of another form that has no encoding.
+    """
+    entries = []
+    for name in sorted(found):
+        tensor = found[name]
+        try:
+            dtype, content = dtype_name(tensor), tensor_content(tensor)
+        except EncodingError as error:
+            raise UsageError(
+                f"the gradient of {name} cannot be opened: {error.message}", hint="use dense gradients in the recipe"
+            ) from error
+        entries.append(
+            TensorEntry(
+                name=GRADIENT + name, kind="gradient", dtype=dtype, shape=tuple(tensor.shape), content=content
+            )
+        )
+    return tuple(entries)
 
 
 def require_learning_rate(recipe: Recipe, result: StepResult) -> None:

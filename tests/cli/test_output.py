@@ -16,7 +16,8 @@ from shell import assert_one_line, environment, ok, polcommit
 COMMANDS = [
     (), ("anchor",), ("challenge",), ("demo",), ("devnet",), ("devnet", "start"), ("devnet", "stop"),
     ("devnet", "status"), ("devnet", "fund"), ("inspect",), ("keys",), ("keys", "new"), ("keys", "list"),
-    ("keys", "show"), ("record",), ("register",), ("respond",), ("status",), ("verify",),
+    ("keys", "show"), ("plan",), ("calibrate",), ("record",), ("register",), ("respond",), ("spoof",), ("status",),
+    ("verify",),
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_a_run_of_two_environments_is_settled_in_neither(world: World, epochs: R
     vera = world.verifier("vera")
     asked = world.announce(vera, "vera", epochs.id, Ask(strategy="list", steps=(3, 10)))
     verdict = world.settle(epochs, vera, asked, tmp_path / "evidence").verdict
-    assert (verdict.verdict, verdict.basis, verdict.reexecuted) == ("inconclusive", "none", ())
+    assert (verdict.verdict, verdict.basis, verdict.reexecuted) == ("inconclusive", "none", (10,))
     (finding,) = verdict.findings
     assert finding.check == "V10" and "threads=" in finding.expected and "threads=" in finding.found
     assert dict(verdict.checks)["V8"] == "passed"

@@ -16,16 +16,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from polcommit.encoding import Record, decode, digest, encode
+from polcommit.errors import GradientsWanted
 from polcommit.keys import Card, Role, create, load
 from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
@@ -202,11 +202,16 @@ class World:
         self, run: Registered, verifier: Verifier, announced: tuple[ChallengeFolder, Challenge], out: Path,
         answer: Path | None = None,
     ) -> Receipt:  # fmt: skip
-        """Answer, verification and receipt; the evidence goes to `out`."""
+        """Answer, verification and receipt, with the follow-up where there is one; the evidence goes to `out`."""
         folder, challenge = announced
         opened = answer or self.opening(run, challenge, out.with_suffix(".opening"))
-        with opened.open("rb") as file:
-            receipt = verify_answer(verifier, folder, challenge, file, out, Options())
+        try:
+            with opened.open("rb") as file:
+                receipt = verify_answer(verifier, folder, challenge, file, out, Options())
+        except GradientsWanted:
+            challenge = replace(challenge, gradients=True)
+            with self.opening(run, challenge, out.with_suffix(".gradients")).open("rb") as file:
+                receipt = verify_answer(verifier, folder, challenge, file, out, Options())
         take_receipt(run.folder, receipt)
         return receipt
 
@@ -255,8 +260,10 @@ class InThisProcess:
     Equal jobs have equal reports, so each is run once.
     """
 
-    def __init__(self, threads: int | None = None, device: str = "cpu", recipes: tuple[str, ...] = ()) -> None:
-        del threads, device, recipes
+    def __init__(
+        self, threads: int | None = None, device: str = "cpu", recipes: tuple[str, ...] = (), settings: Any = None
+    ) -> None:
+        del threads, device, recipes, settings
         self.reports: dict[bytes, ReplayReport] = {}
         self.runs = 0
 
@@ -272,11 +279,8 @@ class InThisProcess:
         return self.reports[key]
 
 
-def regenerate_here(
-    folder: Path, job: RegenerateJob, blobs: Path, *, threads: int | None, progress: Any = None
-) -> RegenerateReport:
+def regenerate_here(folder: Path, job: RegenerateJob, blobs: Path, *, progress: Any = None) -> RegenerateReport:
     """The prover's side of the same."""
-    assert threads == torch.get_num_threads()
     with files(job) as (inward, outward):
         worker._regenerate(str(blobs), str(folder), "0", inward, outward)
         return decode(Path(outward).read_bytes(), RegenerateReport)

@@ -81,6 +81,7 @@ def manifest() -> Manifest:
         verifiers=(),
         clear_openings=False,
         parent=None,
+        seed=None,
         confirmations=1,
     )
 

@@ -1,0 +1,69 @@
+"""All spoofs, by name and family. Anyone can add one: a class, named by an entry point of the group 'polcommit.spoofs'.
+
+    [project.entry-points."polcommit.spoofs"]
+    my-attack = "my_package.attacks:MyAttack"
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from polcommit.errors import Unavailable, UsageError
+from polcommit.spoofs.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
+from polcommit.spoofs.base import FAMILIES, Spoof
+from polcommit.spoofs.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
+from polcommit.spoofs.ramp import OrdinaryRamp
+from polcommit.spoofs.retraining import DirectedRetraining, SequenceInversion, SmoothedSplice, Splice, SpliceOffSketch
+from polcommit.spoofs.smuggling_states import (
+    ForgedBuffers,
+    ForgedMomentum,
+    ForgedScheduler,
+    OtherRate,
+    RoundedWeights,
+)
+from polcommit.spoofs.starting import FineTuned, RankMatchedStart, StartNearTarget
+from polcommit.spoofs.stochastic import AdversarialRna, DataOrdering, SyntheticData
+from polcommit.spoofs.structural import BlindfoldTopQ, InfinitesimalUpdate, MatchedNorms
+
+GROUP = "polcommit.spoofs"
+
+_TRAJECTORIES: tuple[type[Spoof], ...] = (
+    InfinitesimalUpdate, MatchedNorms, BlindfoldTopQ, MatchedGradients, VanishingGradients, CarriedData,
+    SequenceInversion, DirectedRetraining, Splice, SpliceOffSketch, SmoothedSplice,
+    DataOrdering, SyntheticData, AdversarialRna,
+    RankMatchedStart, StartNearTarget, FineTuned,
+    SwappedLabels, ReorderedBatches, ChangingSamples,
+    ForgedMomentum, ForgedBuffers, RoundedWeights, OtherRate, ForgedScheduler,
+    OrdinaryRamp,
+)  # fmt: skip
+
+#: Those that ship with polcommit, by family; within one in the order of this file.
+SPOOFS: tuple[type[Spoof], ...] = tuple(sorted(_TRAJECTORIES, key=lambda spoof: FAMILIES.index(spoof.family)))
+
+
+def all_spoofs() -> tuple[type[Spoof], ...]:
+    """SPOOFS, and those that other packages install.
+
+    Raises:
+        UsageError: an entry point names something that is no spoof, or two have one name.
+        Unavailable: importing it fails.
+    """
+    found = {spoof.name: spoof for spoof in SPOOFS}
+    for entry in entry_points(group=GROUP):
+        try:
+            spoof = entry.load()
+        except Exception as error:  # another package's module can fail in any way
+            raise Unavailable(f"spoof {entry.name}: {entry.value} cannot be imported: {error!r}") from error
+        if not (isinstance(spoof, type) and issubclass(spoof, Spoof)) or getattr(spoof, "family", "") not in FAMILIES:
+            raise UsageError(f"spoof {entry.name}: {entry.value} is not a Spoof of one of the families")
+        if found.setdefault(spoof.name, spoof) is not spoof:
+            raise UsageError(f"two spoofs are named {spoof.name}", hint=f"one of them is {entry.value}")
+    return tuple(sorted(found.values(), key=lambda spoof: FAMILIES.index(spoof.family)))
+
+
+def find_spoof(name: str) -> type[Spoof]:
+    """The spoof of this name. Raises UsageError if there is none, or as `all_spoofs`."""
+    for spoof in all_spoofs():
+        if spoof.name == name:
+            return spoof
+    raise UsageError(f"no spoof {name[:100]!r}", hint="'polcommit spoof list' names them")

@@ -1,0 +1,2 @@
+def section(result): return ""
+def draw_distances(a,b,c): pass

@@ -1,0 +1,75 @@
+"""polcommit plan, as a user has it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from shell import assert_one_line, ok, polcommit
+
+from polcommit import planning
+
+ASKED = ("--detect", 0.99, "--fraction", 0.05, "--steps", 78000, "--keep", 100)
+
+
+def test_both_intervals_between_kept_states_are_printed() -> None:
+    lines = ok(polcommit("plan", *ASKED)).out.splitlines()
+    assert lines[0].split() == ["draw:", "90", "of", "78000", "steps"]
+    text = "\n".join(lines)
+    for expected in (
+        "3900 forged of 78000 with probability 0.9901", "1 forged of 78000 with probability 0.0012",
+        "re-executes 90 steps (0.115 %)", "prover, keep 100:", "prover, keep 25:", "keeps 781 full states",
+        "re-executes 10000 steps (12.8 %): 5 times 10 in each epoch of 390", "with small updates with probability 0",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_json_holds_what_the_library_says() -> None:
+    found = json.loads(ok(polcommit("plan", *ASKED, "--json")).out)
+    known = planning.plan(78000, detect=0.99, fraction=0.05, keeps=(100, 25))
+    assert (found["draw"], found["forged"], found["probability"]) == (known.drawn, known.forged, known.probability)
+    assert found["verifier"]["another environment"] == {"steps": 180, "share": 180 / 78000}
+    assert [each["keep"] for each in found["prover"]] == [100, 25]
+    for each, regeneration in zip(found["prover"], known.prover, strict=True):
+        assert each["kept states"] == regeneration.kept
+        assert each["same environment"]["expected"]["steps"] == regeneration.expected
+        assert each["same environment"]["worst"]["steps"] == regeneration.worst
+        assert each["another environment"]["expected"]["share"] == regeneration.beyond_expected / 78000
+        assert each["another environment"]["worst"]["steps"] == regeneration.beyond_worst
+    assert found["top-q"]["share"] == 10000 / 78000
+    assert found["top-q"]["probability"] == {"forged at random": known.top_q.uniform, "blindfold": 0.0}
+
+
+def test_what_no_run_may_have_is_not_compared() -> None:
+    """At 25 steps, a run of 100 million would keep more states than a run may have."""
+    found = json.loads(ok(polcommit("plan", "--steps", 10**8, "--keep", 1000, "--json")).out)
+    assert [each["keep"] for each in found["prover"]] == [1000]
+    assert_one_line(polcommit("plan", "--steps", 10**8, "--keep", 95), 2, "keep 95")
+    ok(polcommit("plan", "--steps", 10**8, "--keep", 96))
+
+
+def test_steps_are_enough_to_ask_for() -> None:
+    """The other defaults fit a run of any length."""
+    for steps, keeps in ((1, [1]), (20, [20]), (40, [40, 25]), (300, [50, 25])):
+        found = json.loads(ok(polcommit("plan", "--steps", steps, "--json")).out)
+        assert [each["keep"] for each in found["prover"]] == keeps
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "--steps"),
+        (("--steps", "many"), "--steps"),
+        (("--steps", 0), "0 steps"),
+        (("--steps", 300, "--fraction", 0), "fraction 0"),
+        (("--steps", 300, "--fraction", "nan"), "fraction nan"),
+        (("--steps", 300, "--detect", 1), "probability 1"),
+        (("--steps", 300, "--keep", 301), "keep 301"),
+        (("--steps", 300, "--keep", 0), "keep 0"),
+        (("--steps", 300, "--top-q", 0), "top-q 0"),
+        (("--steps", 300, "--interval", 391), "interval 391"),
+        (("--steps", 300, "--epoch-steps", 301), "epoch of 301"),
+    ],
+)
+def test_bad_input_is_named(words: tuple[object, ...], named: str) -> None:
+    assert_one_line(polcommit("plan", *words), 2, named)

@@ -1,0 +1,18 @@
+"""Deterministic kernels on one thread, as every session sets them before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from polcommit.training.environment import set_determinism
+
+
+@pytest.fixture(autouse=True)
+def _determinism() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    set_determinism(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,135 @@
+"""Every trajectory spoof of the catalogue: on any recipe, and whatever it may choose."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from trials import FewDigits
+
+from polcommit.errors import Unavailable, UsageError
+from polcommit.recipes.gpt import Gpt
+from polcommit.spoofs import catalogue
+from polcommit.spoofs.base import FAMILIES, KNOWLEDGE, PreconditionNotMet, TrajectorySpoof
+from polcommit.spoofs.catalogue import SPOOFS, find_spoof
+from polcommit.spoofs.checkpoint import flat
+from polcommit.spoofs.plain.log import Log
+from polcommit.spoofs.plain.stage import PlainStage, open_stage
+from polcommit.spoofs.plain.trial import victim
+from polcommit.spoofs.plain.verifier import Terms
+from polcommit.spoofs.smuggling_states import ForgedScheduler
+
+SMALL = FewDigits()
+TERMS = Terms(interval=1, top=2)
+TRAJECTORIES = [spoof for spoof in SPOOFS if issubclass(spoof, TrajectorySpoof)]
+NEEDS_A_START = {"rank-matched-start", "start-near-target"}
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Gpt:
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog and runs away. " * 4)
+    return Gpt(steps=8, batch=4, layers=1, heads=1, width=8, context=8, warm_up=2, text=Path(text))
+
+
+def check(spoof: type[TrajectorySpoof], stage: PlainStage) -> Log:
+    """Forge, and check what holds for every submission."""
+    made = spoof()
+    made.forge(stage)
+    log = stage.log()
+    assert [step.step for step in log.steps] == list(range(1, stage.steps + 1)) and stage.meter.forwards > 0
+    final, target = log.checkpoints[stage.steps].weights(), flat(stage.stolen)
+    if spoof.goal == "W_T":
+        assert float((final - target).norm()) <= 1e-4 * float(target.norm()), "what is claimed is the stolen model"
+    assert all(isinstance(value, float | bool | str | int) for value in made.notes.values())
+    return log
+
+
+@pytest.mark.parametrize("spoof", TRAJECTORIES, ids=lambda spoof: spoof.name)
+def test_on_digits_with_everything_to_choose(spoof: type[TrajectorySpoof]) -> None:
+    stage = open_stage(SMALL, bytes(32), victim(SMALL, 0)[0], TERMS, 0)
+    if spoof.name == "forged-scheduler":
+        with pytest.raises(PreconditionNotMet, match="no scheduler with a state"):
+            check(spoof, stage)
+        return
+    check(spoof, stage)
+
+
+@pytest.mark.parametrize("spoof", [s for s in TRAJECTORIES if s is not ForgedScheduler], ids=lambda spoof: spoof.name)
+def test_with_nothing_to_choose_the_recipes_rates_and_start_are_claimed(spoof: type[TrajectorySpoof]) -> None:
+    """As on a registered run of polcommit, where losses are submitted as well."""
+    stage = open_stage(SMALL, bytes(32), victim(SMALL, 0)[0], TERMS, 0)
+    stage.free, stage.losses, stage.known = frozenset(), True, {}
+    start = flat(stage.engine.capture().tensors)
+    log = check(spoof, stage)
+    assert [step.learning_rate for step in log.steps] == [SMALL.learning_rate(t) for t in range(1, 11)]
+    assert torch.equal(log.checkpoints[0].weights(), start) == (spoof.name not in NEEDS_A_START)
+
+
+@pytest.mark.parametrize("spoof", TRAJECTORIES, ids=lambda spoof: spoof.name)
+def test_on_a_transformer_with_adam(spoof: type[TrajectorySpoof], gpt: Gpt) -> None:
+    """Tied weights, groups, clipping, a scheduler, accumulation, and inputs that are whole numbers."""
+    stage = open_stage(gpt, bytes(32), victim(gpt, 0)[0], TERMS, 0)
+    reasons = {
+        "adversarial-data-1": "no floating-point tensor",
+        "adversarial-data-2": "no floating-point tensor",
+        "adversarial-data-3": "no floating-point tensor",
+        "synthetic-data": "no floating-point tensor",
+        "swapped-labels": "inputs and labels apart",
+        "forged-buffers": "no floating-point buffers",
+    }
+    if spoof.name in reasons:
+        with pytest.raises(PreconditionNotMet, match=reasons[spoof.name]):
+            check(spoof, stage)
+        return
+    check(spoof, stage)
+
+
+# the catalogue
+
+
+def test_spoofs_state_their_threat_model() -> None:
+    names = [spoof.name for spoof in SPOOFS]
+    assert len(set(names)) == len(names)
+    assert [FAMILIES.index(spoof.family) for spoof in SPOOFS] == sorted(FAMILIES.index(s.family) for s in SPOOFS)
+    for spoof in SPOOFS:
+        assert spoof.knows <= set(KNOWLEDGE) and spoof.title and spoof.source and spoof.__doc__, spoof.name
+        assert spoof.modes <= {"registered", "post hoc"} and spoof.modes and spoof.goal in ("W_T", "own")
+
+
+def test_a_spoof_is_found_by_its_name() -> None:
+    assert find_spoof("splice").title.endswith("in its last step")
+    with pytest.raises(UsageError, match="no spoof 'splce'"):
+        find_spoof("splce")
+
+
+class Mine(TrajectorySpoof):
+    """Somebody else's."""
+
+    name, family, title, source = "mine", "adaptive", "does something", "elsewhere"
+
+    def forge(self, stage: object) -> None: ...
+
+
+class SameName(Mine):
+    name = "splice"
+
+
+def test_other_packages_can_add_spoofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(value: str) -> None:
+        entry = EntryPoint("x", f"test_trajectories_all:{value}", catalogue.GROUP)
+        monkeypatch.setattr(catalogue, "entry_points", lambda group: [entry] if group == catalogue.GROUP else [])
+
+    installed("Mine")
+    assert find_spoof("mine").family == "adaptive"
+    installed("SameName")
+    with pytest.raises(UsageError, match="two spoofs are named splice"):
+        find_spoof("splice")
+    installed("SMALL")
+    with pytest.raises(UsageError, match="is not a Spoof"):
+        find_spoof("splice")
+    installed("Missing")
+    with pytest.raises(Unavailable, match="cannot be imported"):
+        find_spoof("splice")
