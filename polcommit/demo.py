@@ -115,7 +115,8 @@ class Demo:
         options = Options(model=read_model(self._home / RELEASED))
         outcomes = [self._verify("honest run", "honest", verifier, honest, *waiting, options)]
         title = "forgery: a straight line to the same weights"
-        outcomes.append(self._verify(title, "interpolated", verifier, interpolator, *forged, Options()))
+        options = Options(follow_up=False)      # its steps have no gradients to be asked for
+        outcomes.append(self._verify(title, "interpolated", verifier, interpolator, *forged, options))
         path = self._home / "evidence-replay.polcommit"
         try:
             challenging.open_head(verifier, copied)

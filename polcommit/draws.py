@@ -111,13 +111,22 @@ def answers(verdict: Verdict, event: Challenged) -> bool:
 
 #: Outcomes of earlier challenges after which no verdict is better than inconclusive: otherwise a prover whose forged
 #: steps were drawn says nothing, or pleads a budget, or finds another verifier, and is drawn again.
-BLOCKING = frozenset({"unanswered", "refused", "rejected"})
+BLOCKING = frozenset({"unanswered", "refused", "rejected", "not reproduced"})
+
+#: What is found of a step that claims the environment it was re-executed in, and gives other bits there. It depends on
+#: which steps were drawn, so that it must not be drawn again until they are missed.
+OTHER_BITS = "same environment claimed, different bits"
 
 
 def outcome(verdict: Verdict | None) -> str:
-    """What became of a challenge: its verdict; 'unanswered' without one, 'refused' if nothing was opened for it."""
+    """What became of a challenge: its verdict; 'unanswered' without one, 'refused' if nothing was opened for it.
+
+    'not reproduced' where a drawn step gave other bits in the environment that it claims.
+    """
     if verdict is None:
         return "unanswered"
+    if verdict.verdict == "inconclusive" and any(finding.what == OTHER_BITS for finding in verdict.findings):
+        return "not reproduced"
     return "refused" if verdict.verdict == "inconclusive" and verdict.openings is None else verdict.verdict
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from polcommit.comparisons import differences
 from polcommit.disclosure import Established
+from polcommit.draws import OTHER_BITS
 from polcommit.errors import Refuted, Unavailable
 from polcommit.policy import Policy
 from polcommit.profiles import Profile, digest, find, require_applies
@@ -155,7 +156,7 @@ class Settled:
             self.distances.append(judge(record, replayed, None))
         except Unavailable as error:        # only bits can settle it, and they have
             raise refuted from error
-        self._doubt("V10", "same environment claimed, different bits", step=replayed.step)
+        self._doubt("V10", OTHER_BITS, step=replayed.step)
 
     def _elsewhere(self, record: StepRecord, replayed: ReplayedStep, profile: Profile | None) -> None:
         if replayed.measured is None:

@@ -112,7 +112,7 @@ class ReplayReport(Record):
     refuted: tuple[str, str, int | None, str, str] | None
     flops: int | None                                           # of one step, counted at re-execution
     residuals: tuple[float, ...]                                # cosines of the steps' residuals, pair by pair
-    span: float | None                                          # ‖W_T − W_0‖, where both are opened
+    span: float | None                                          # ‖W_T − W_0‖; W_0 as opened, or as the recipe makes it
     origin: tuple[TensorOrigin, ...] | None                     # where asked for
     initial_index: StateIndex | None                            # of W_0 as the recipe initialises it from the seed
 

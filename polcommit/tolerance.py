@@ -102,14 +102,27 @@ def _require_spread(what: str, values: Sequence[float], spread: Spread, count: i
 def threshold(spread: Spread, count: int) -> float:
     """What the mean of `count` independent honest values exceeds less than once in `FALSE_REJECTS` draws.
 
-    Bernstein's inequality for values of at most `spread.bound` with that mean and deviation; no normal distribution is
-    assumed, and few steps are enough for it to hold. The mean over all pairs of n steps is an average of means over
-    n // 2 independent pairs each, so that it obeys the same bound with count = n // 2 (Hoeffding 1963, §5).
+    Bennett's inequality (1962) for values of at most `spread.bound` with that mean and deviation; no normal
+    distribution is assumed, and few steps are enough for it to hold. The mean over all pairs of n steps is an average
+    of means over n // 2 independent pairs each, so that it obeys the same bound with count = n // 2 (Hoeffding 1963,
+    §5).
     """
-    rarity = math.log(FALSE_REJECTS)
-    single = rarity * (spread.bound - spread.mean) / (3 * count)
-    deviation = single + math.sqrt(single * single + 2 * rarity * spread.sd * spread.sd / count)
-    return min(spread.bound, spread.mean + deviation)
+    room, variance = spread.bound - spread.mean, spread.sd * spread.sd
+    if not room > 0 or not variance > 0:
+        return spread.bound
+    wanted = math.log(FALSE_REJECTS) * room * room / (count * variance)
+    most = room * room / variance       # where the mean is the bound
+    if not _bennett(most) > wanted:
+        return spread.bound
+    low, high = 0.0, most
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _bennett(middle) > wanted else (middle, high)
+    return min(spread.bound, spread.mean + high * variance / room)
+
+
+def _bennett(u: float) -> float:
+    return (1 + u) * math.log1p(u) - u
 
 
 def reach(steps: Sequence[Measured], profile: Profile, total_steps: int, span: float) -> float:

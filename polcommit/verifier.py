@@ -237,8 +237,11 @@ class Verification:
     # --- verdict ----------------------------------------------------------------------------------------------
 
     def refuse(self, reason: str, detail: str) -> None:
-        """The prover's signed refusal: 'budget' cannot be held against the run, anything else is a failure."""
-        if reason == "budget":
+        """The prover's signed refusal: 'budget' cannot be held against the run, anything else is a failure.
+
+        The follow-up shows no step that the first answer did not: a budget that covered one covers the other.
+        """
+        if reason == "budget" and not self.challenge.gradients:
             self._doubt("V6", "disclosure budget exhausted", expected="an opening", found=detail)
         else:
             self.reject(Refuted("V10", f"the prover does not open ({reason})", expected="an opening", found=detail))

@@ -297,11 +297,11 @@ def test_a_rare_large_distance_among_small_ones_passes() -> None:
 
 
 def test_reach_is_what_the_tolerance_adds_up_to() -> None:
+    assert threshold(PROFILE.distances, 1) == PROFILE.alpha         # one step bounds the mean no better
+    assert reach([measured(preconditioned=None, stride=0.2)], PROFILE, 300, 12.0) == pytest.approx(0.02 * 0.2 * 25)
+    assert reach([measured(stride=0.2)], PROFILE, 300, 12.0) == pytest.approx(0.05 * 0.2 * 25)
     plain = [measured(preconditioned=None, stride=stride) for stride in (0.1, 0.3)]
-    assert threshold(PROFILE.distances, 2) == PROFILE.alpha         # so few steps bound the mean no better
-    assert reach(plain, PROFILE, 300, 12.0) == pytest.approx(0.02 * 0.2 * 300 / 12.0)
-    adaptive = [measured(stride=0.2)]
-    assert reach(adaptive, PROFILE, 300, 12.0) == pytest.approx(0.05 * 0.2 * 300 / 12.0)
+    assert reach(plain, PROFILE, 300, 12.0) == pytest.approx(threshold(PROFILE.distances, 2) * 0.2 * 25)
 
 
 def test_reach_falls_with_the_size_of_the_draw() -> None:

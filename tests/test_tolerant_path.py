@@ -27,7 +27,7 @@ from fakes import (
 )
 from verdicts import NO_PROFILE, PROFILE, accepted, answered, inconclusive, rejected, verdict_of
 
-from polcommit.encoding import digest
+from polcommit.encoding import digest, encode
 from polcommit.errors import UsageError
 from polcommit.evidence import Judgement, judge
 from polcommit.profiles import Profile, Spread
@@ -304,6 +304,26 @@ def test_other_bits_with_gradients_that_agree_are_neither() -> None:
     verdict = inconclusive(verification, OTHER_BITS)
     assert (verdict.reexecuted, verdict.tolerated, verdict.probability) == ((), (), 0.0)
     assert verification.unsettled is None
+
+
+def test_other_bits_are_not_drawn_again_until_they_are_missed() -> None:
+    """A doubt that depends on which steps were drawn: until then every later verdict is inconclusive too."""
+    staged = scene(ClaimsHere)
+    first = staged.challenge(ALL, gradients=True, nonce="first")
+    staged.prover.receipts[1] = encode(staged.verifier.signed(staged.verify(first, staged.prover.respond(first))))
+    again = staged.challenge(1, gradients=True, nonce="second")
+    verdict = staged.verify(again, staged.prover.respond(again)).verdict(staged.verifier.public)
+    assert verdict.verdict == "inconclusive" and verdict.challenges[0].outcome == "not reproduced"
+    assert ("V6", "challenge 1 was not reproduced") in [(found.check, found.what) for found in verdict.findings]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_follow_up_shows_no_step_that_a_budget_did_not_cover_before(gradients: bool) -> None:
+    staged = scene()
+    challenge = staged.challenge(ALL, gradients=gradients)
+    verification = staged.verify(challenge, staged.prover.respond(challenge))
+    verification.refuse("budget", "12 steps, 4 allowed")
+    assert verification.verdict(staged.verifier.public).verdict == ("rejected" if gradients else "inconclusive")
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,12 @@ def calibrate(
         blobs = folder / "blobs"
         if imported is not None:
             found = _imported(folder, recipe)
+            _require_open(found.runs[0].honest.configuration, left_open)
         else:
             plan = _plan(recipe, settings, data, train, steps, runs)
+            _require_open(plan.configuration, left_open)
             with common.progress("training honest runs") as bar:
                 found = calibrating.reference(plan, EnvironmentSettings.parse(reference), blobs, bar)
-        _require_open(found, left_open)
         if export is not None:
             calibrating.export(found, folder)
             common.show(_exported(found, export), as_json)
@@ -144,8 +145,8 @@ def _imported(folder: Path, recipe: str) -> Reference:
     return found
 
 
-def _require_open(found: Reference, left_open: tuple[str, ...]) -> None:
-    known = [name for name, _ in found.runs[0].honest.configuration]
+def _require_open(configuration: tuple[tuple[str, str], ...], left_open: tuple[str, ...]) -> None:
+    known = [name for name, _ in configuration]
     for name in left_open:
         if name not in known:
             raise UsageError(f"no hyperparameter {name!r}", hint=f"there are {', '.join(known)}")

@@ -29,6 +29,7 @@ _COMMANDS = {
     "record": "Train a registered run with its recipe, or go on with it.",
     "register": "Register a run before training.",
     "respond": "Answer a challenge, as the prover.",
+    "spoof": "Run attacks on training runs, against plain Proof-of-Learning and against polcommit.",
     "status": "Say how a run stands, and check its folder.",
     "verify": "Check an evidence bundle, as a third party.",
 }

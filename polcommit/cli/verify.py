@@ -51,7 +51,7 @@ def verify(
     trusts, or re-executed with --replay. Exit status: 0 accepted, 1 rejected, 2 usage, 3 could not be checked.
     """
     from polcommit.evidence import judge
-    from polcommit.session import bundle
+    from polcommit.session import bundle, noise
     from polcommit.session.answer import Options
     from polcommit.session.released import read_model
 
@@ -61,7 +61,7 @@ def verify(
         return _unreadable(error, as_json)
     chain = common.connection(policy, rpc, contract)
     released = read_model(model) if model is not None else None
-    options = Options(released, threads, device, recipes, settings=settings)
+    options = Options(released, threads, device, recipes, settings=settings, profiles=noise.known(chain.policy))
     again = _replayer(found, chain, options) if replay else None
     judgement = judge(found.evidence, chain.policy, chain.ledger, again)
     if found.evidence.openings is not None and again is None:
@@ -113,6 +113,7 @@ def _replayer(found: Bundle, chain: Connection, options: Options) -> Replay:
             challenge=challenge,
             attested=evidence.disclosure.heads[-1],
             model=options.model,
+            profiles=options.profiles,
         )
         with tempfile.TemporaryDirectory(prefix="polcommit-") as work, common.progress("re-executing") as bar:
             if own.take_disclosure(encode(evidence.disclosure)) and own.take_openings(encode(evidence.openings)):

@@ -23,7 +23,7 @@ DISTANCES = (1, 2, 5, 10, 20)
 #: A bound is so many times the largest honest value; of a forward pass, which has no rare events, so many times.
 SAFETY, FORWARD = 3.0, 10.0
 #: And so many times the largest value of a stressed step, among which rare events are several times as frequent.
-RARE = 2.0
+RARE = 1.0
 #: A tensor whose largest distance is so many times its median one shares in what is rare.
 HEAVY = 10.0
 #: Where honest steps are equal bit for bit, some roundings of float32 are allowed all the same.

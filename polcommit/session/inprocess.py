@@ -28,6 +28,16 @@ def in_this_process() -> Iterator[None]:
         processes.RUNNER.reset(held)
 
 
+@contextlib.contextmanager
+def in_processes() -> Iterator[None]:
+    """Workers are processes of their own again, as long as this lasts."""
+    held = processes.RUNNER.set(None)
+    try:
+        yield
+    finally:
+        processes.RUNNER.reset(held)
+
+
 def _run(arguments: Sequence[str], settings: EnvironmentSettings | None) -> tuple[int, str]:
     """The worker's exit status, and what it wrote to standard output."""
     capability = settings.capability if settings is not None else None

@@ -17,7 +17,7 @@ from polcommit.replaying import ReplayedStep, ReplayJob, TensorOrigin
 from polcommit.storage.blobs import BlobFolder
 from polcommit.training.contribution import contribution, parameters_of
 from polcommit.training.loading import FetchedBatch, batch_from_encoded
-from polcommit.training.measure import OpenedStep, measure, span
+from polcommit.training.measure import OpenedStep, measure, opened_parameters, span
 from polcommit.training.origin import tensor_origins
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
@@ -58,7 +58,7 @@ class Reexecution:
         for step in job.sketched:
             engine.schema.check(self._state(step, "sketched state"))
             self.sketches.append((step, sketch_state(self._states[step], self._fetch, job.sketch_seed)))
-        self._ends(engine, recipe)
+        self._ends(engine, recipe)      # the engine holds W_0 as the recipe makes it
         with Residuals(len(job.steps) if job.gradients is not None else 0) as residuals:
             for position, record in enumerate(job.steps):
                 self._progress(position, len(job.steps))
@@ -69,11 +69,15 @@ class Reexecution:
     def _ends(self, engine: Engine, recipe: Recipe) -> None:
         """Where the run begins and ends: the distance, and the distribution of W_0."""
         job = self.job
-        if {0, job.last} <= self._states.keys():
-            first, last = self._states[0], self._states[job.last]
-            engine.schema.check(first)
+        if job.last in self._states:
+            last = self._states[job.last]
             engine.schema.check(last)
-            self.span = span(last, first, self._fetch)
+            if 0 in self._states:
+                engine.schema.check(self._states[0])
+                self.span = span(opened_parameters(last, self._fetch), opened_parameters(self._states[0], self._fetch))
+            else:       # V12 says that the run begins there
+                own = {name: tensor.detach() for name, tensor in engine.capture().tensors.items()}
+                self.span = span(opened_parameters(last, self._fetch), own)
         if job.origin_seed is not None:
             first = self._state(0, "state that the run begins with")
             engine.schema.check(first)

@@ -9,6 +9,7 @@ the notes says how much of the way from W_0 to W_T is left.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
 from polcommit.spoofs.bending import Bender, Limits, within
 from polcommit.spoofs.checkpoint import Checkpoint
 from polcommit.spoofs.forging import Forger
+from polcommit.spoofs.zeros import PUSH
 from polcommit.tolerance import threshold
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.optimizers import PARAMETER_EPS, preconditioner
@@ -31,7 +33,7 @@ from polcommit.training.step import named_parameters
 DRAWN = 90              # steps that a quiet forger expects a challenge to draw
 MARGIN = 0.01           # of cosines, that it leaves to chance
 ROOM = 0.95             # of α_D: the second moment changes with what is opened
-ADAPTIVE = ("exp_avg_sq", "square_avg", "sum", "exp_inf", "acc_delta")
+SLACK = 0.9             # of what the comparison of updates allows: the addition is rounded too
 
 
 class Steering(TrajectorySpoof):
@@ -66,17 +68,15 @@ class Steering(TrajectorySpoof):
     def step(self, forger: Forger, profile: Profile, batch: FetchedBatch) -> None:
         """One step, bent and committed."""
         engine = forger.engine
-        scale = _scale(engine, batch, forger)
+        scale = _scale(engine, batch)
+        if scale is not None:
+            forger.meter.step(forger.recipe.batch)
 
         def between() -> None:
             names, gradient = _gradient(engine)
-            bent = self.bent(forger, _limits(profile, names), names, gradient, scale)
-            _put(engine, names, gradient + bent)
-            self.opened[batch.step] = {
-                name: parameter.grad.clone()
-                for name, parameter in named_parameters(engine.state.model).items()
-                if parameter.grad is not None
-            }
+            limits = _roomy(within(profile, list(names)))
+            _put(engine, names, gradient + self.bent(forger, limits, names, gradient, scale))
+            self.opened[batch.step] = _copied(engine)
 
         forger.meter.step(forger.recipe.batch)
         forger.commit(batch, engine.step(batch, check_schedule=False, between=between))
@@ -89,16 +89,14 @@ class Steering(TrajectorySpoof):
         return Bender(list(names.values()), limits).bend(gradient, _away(forger, names), scale)
 
     def claimed(self, here: Fingerprint, profile: Profile) -> Fingerprint:
-        """The environment that it says it ran in: the other one of the profile's pair, seen from a verifier's `here`."""
+        """The environment that it says it ran in: the other one of the profile's pair, seen from a verifier's."""
         return other_environment(profile, here)
 
     def _profile(self, stage: Stage) -> Profile:
-        slots = [key for slot in stage.engine.schema.optimizer_keys() for key in (slot,)] if False else None
-        assert slots is None
-        adaptive = type(stage.engine.state.optimizer).__name__ != "SGD"
+        adaptive = not isinstance(stage.engine.state.optimizer, torch.optim.SGD)
         if self.adaptive is not None and self.adaptive != adaptive:
-            kind = "adaptive" if self.adaptive else "SGD"
-            raise PreconditionNotMet(f"'{self.name}' is for {kind} optimizers")
+            kind = "an adaptive optimizer" if self.adaptive else "SGD"
+            raise PreconditionNotMet(f"'{self.name}' is for recipes with {kind}")
         if self.profile is not None:
             return self.profile
         name = recipe_name(stage.recipe)
@@ -107,7 +105,7 @@ class Steering(TrajectorySpoof):
             pinned = all(configuration.get(key) == value for key, value in profile.configuration)
             if profile.recipe == name and pinned:
                 return profile
-        raise PreconditionNotMet(f"no noise profile ships for recipe {name!r} with this configuration: nothing is tolerated")
+        raise PreconditionNotMet(f"no noise profile ships for recipe {name!r} as it is configured: nothing tolerated")
 
 
 def other_environment(profile: Profile, here: Fingerprint) -> Fingerprint:
@@ -119,3 +117,169 @@ def other_environment(profile: Profile, here: Fingerprint) -> Fingerprint:
         found = items.get(name, ABSENT)
         items[name] = other if one in (ANY, found) else one
     return Fingerprint(items=tuple(sorted((name, value) for name, value in items.items() if value != ABSENT)))
+
+
+class SteeringSgd(Steering):
+    """Steering of SGD: the bend moves the weights by lr·α‖g‖ at most, whatever the direction."""
+
+    name = "steering-sgd"
+    title = "steering, of SGD"
+    adaptive = False
+
+
+class SteeringAdam(Steering):
+    """Steering of an adaptive optimizer: it weighs the bend as it weighs the gradient, and is bounded as it does."""
+
+    name = "steering-adam"
+    title = "steering, of an adaptive optimizer"
+    adaptive = True
+
+
+class QuietSteering(Steering):
+    """Steering that passes test 3: residuals as small and as scattered, on average, as the test wants them.
+
+    Of each residual a share points at W_T, and the rest is noise in the gradient's own shape.
+    """
+
+    name = "steering-quiet"
+    title = "steering, with residuals held just below what the test over the draw lets pass"
+
+    def bent(
+        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
+        scale: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        profile = self._profile(forger.stage)
+        held = within(profile, list(names), drawn=DRAWN)
+        bender, away = Bender(list(names.values()), _roomy(held)), _away(forger, names)
+        aligned = torch.tensor([threshold(profile.towards, DRAWN) - MARGIN])
+        paired = torch.tensor([threshold(profile.pairs, Residuals.MOST // 2) - MARGIN])
+        full = bender.bend(gradient, away, scale)
+        return bender.quieten(full, gradient, away, scale, aligned, paired, self.chance)
+
+
+class DecoySteering(QuietSteering):
+    """Steering at every second step; at the others a residual of next to nothing points the other way.
+
+    Cosines know no lengths: on average the residuals point nowhere. It was made for a test of mean cosines alone.
+    """
+
+    name = "steering-decoy"
+    title = "steering at every second step, and tiny residuals the other way in between"
+    small = 1e-6            # of the gradient's norm
+
+    def bent(
+        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
+        scale: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        away = _away(forger, names)
+        if bool(torch.rand((), generator=self.chance) < 0.5):
+            small = -self.small * away * gradient.norm() / away.norm().clamp_min(1e-30)
+            return torch.where(gradient == 0, 0.0, small)
+        held = within(self._profile(forger.stage), list(names), drawn=DRAWN, every=2)
+        return Bender(list(names.values()), _roomy(held)).bend(gradient, away, scale)
+
+
+class StructuralZeros(Steering):
+    """Under Adam, ±1e-7 towards W_T wherever the gradient is zero: nothing as a share of it, a whole step as an update.
+
+    Needs a model that has such zeros: rows of an embedding that are not in the batch.
+    """
+
+    name = "structural-zeros"
+    title = "gradients of 1e-7 where they are zero by structure, under an adaptive optimizer"
+    adaptive = True
+
+    def bent(
+        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
+        scale: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        pushed = torch.where(gradient == 0, PUSH * torch.sign(_away(forger, names)), 0.0)
+        self.notes["pushed"] = max(float(self.notes.get("pushed", 0.0)), float((pushed != 0).double().mean()))
+        return pushed
+
+
+class OptimizerSlack(Steering):
+    """Leaves gradients alone, and moves each weight towards W_T by what two processors' updates may differ."""
+
+    name = "optimizer-slack"
+    title = "moves weights by the rounding that the comparison of updates lets pass"
+    knows = frozenset({"W_T", "tolerance"})
+
+    def step(self, forger: Forger, profile: Profile, batch: FetchedBatch) -> None:
+        engine = forger.engine
+
+        def between() -> None:
+            self.opened[batch.step] = _copied(engine)
+
+        forger.meter.step(forger.recipe.batch)
+        before = {name: parameter.detach().clone() for name, parameter in named_parameters(engine.state.model).items()}
+        result = engine.step(batch, check_schedule=False, between=between)
+        with torch.no_grad():
+            for name, parameter in named_parameters(engine.state.model).items():
+                if name in self.opened[batch.step] and parameter.is_floating_point():
+                    goal = forger.stage.stolen[f"parameter/{name}"].to(parameter.device)
+                    largest = torch.maximum(before[name].abs().max(), parameter.abs().max())
+                    room = SLACK * PARAMETER_EPS * torch.finfo(parameter.dtype).eps * largest
+                    parameter.add_((goal - parameter).clamp(-room, room))
+        forger.commit(batch, result)
+
+
+# --- gradients as vectors -------------------------------------------------------------------------------------
+
+
+def _gradient(engine: Engine) -> tuple[dict[str, int], torch.Tensor]:
+    """(names and sizes of the tensors that have a gradient, in order; the gradient (1, n))."""
+    found = {
+        name: parameter.grad
+        for name, parameter in sorted(named_parameters(engine.state.model).items())
+        if parameter.grad is not None and parameter.is_floating_point()
+    }
+    flat = torch.cat([gradient.detach().to("cpu", torch.float32).reshape(-1) for gradient in found.values()])
+    return {name: gradient.numel() for name, gradient in found.items()}, flat[None]
+
+
+def _put(engine: Engine, names: Mapping[str, int], gradient: torch.Tensor) -> None:
+    parameters = named_parameters(engine.state.model)
+    for name, part in zip(names, gradient[0].split(list(names.values())), strict=True):
+        grad = parameters[name].grad
+        assert grad is not None
+        grad.copy_(part.view_as(grad))
+
+
+def _copied(engine: Engine) -> dict[str, torch.Tensor]:
+    parameters = named_parameters(engine.state.model).items()
+    return {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
+
+
+def _away(forger: Forger, names: Mapping[str, int]) -> torch.Tensor:
+    """(1, n): W_t - W_T over these parameters."""
+    parameters = named_parameters(forger.engine.state.model)
+    parts = [
+        (parameters[name].detach() - forger.stage.stolen[f"parameter/{name}"]).to("cpu", torch.float32).reshape(-1)
+        for name in names
+    ]
+    return torch.cat(parts)[None]
+
+
+def _scale(engine: Engine, batch: FetchedBatch) -> torch.Tensor | None:
+    """D (1, n) of this step, tried out on its true gradient; None of SGD. The state is put back."""
+    if isinstance(engine.state.optimizer, torch.optim.SGD):
+        return None
+    saved = Checkpoint.take(engine.state)
+    names: dict[str, int] = {}
+    engine.step(batch, check_schedule=False, between=lambda: names.update(_gradient(engine)[0]))
+    groups = {id(p): group for group in engine.state.optimizer.param_groups for p in group["params"]}
+    parameters = named_parameters(engine.state.model)
+    parts = []
+    for name, size in names.items():
+        parameter = parameters[name]
+        slots = engine.state.optimizer.state.get(parameter, {})
+        scale = preconditioner(slots, groups[id(parameter)]) if slots else None
+        parts.append(torch.ones(size) if scale is None else scale.float().reshape(-1))
+    saved.load(engine.state)
+    return torch.cat(parts)[None]
+
+
+def _roomy(limits: Limits) -> Limits:
+    """The same, with some room for what D is once the bent gradient is in it."""
+    return replace(limits, preconditioned=ROOM * limits.preconditioned)

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from polcommit.replaying import Measured
 from polcommit.spoofs.lanes import Side
 from polcommit.spoofs.steered import SteeredDigits
 from polcommit.tolerance import check_alignment
+from polcommit.training.optimizers import preconditioner
 
 STEPS, DRAWN = 16, 8
 LEVEL = 0.95
@@ -35,10 +36,17 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Cosines of one draw's residuals: with W_t − W_T, step by step, and of every two."""
+    """One draw's residuals, step by step, and of every two steps the cosine."""
 
-    towards: tuple[float, ...]
+    distances: tuple[float, ...]            # ‖ĝ − g′‖ / min(‖ĝ‖, ‖g′‖)
+    preconditioned: tuple[float, ...]       # ‖D(ĝ − g′)‖ / ‖Dĝ‖; none of SGD
+    towards: tuple[float, ...]              # cosines with W_t − W_T
     pairs: tuple[float, ...]
+
+    def steps(self) -> list[Measured]:
+        """As a verifier has them, as far as test 3 looks."""
+        own = self.preconditioned or (None,) * len(self.distances)
+        return [measured(*values) for values in zip(self.towards, self.distances, own, strict=True)]
 
 
 class Honest:
@@ -59,6 +67,8 @@ class Honest:
         parameters = dict(state.model.named_parameters())
         before: list[torch.Tensor] = []
         residuals: list[torch.Tensor] = []
+        distances: list[float] = []
+        preconditioned: list[float] = []
         for step in range(1, STEPS + 1):
             batch = self._side.batch(prf.batch_indices(seed, step, self._size, self.recipe.batch))
             if step in drawn:
@@ -66,11 +76,17 @@ class Honest:
                 with without_onednn():
                     here = self._gradient(state, parameters, batch)
             there = self._gradient(state, parameters, batch)
+            self.recipe.apply(state, step)
             if step in drawn:
                 residuals.append(there - here)
-            self.recipe.apply(state, step)
+                distances.append(_ratio(residuals[-1], min(there, here, key=torch.linalg.vector_norm)))
+                scale = _scale(state.optimizer, parameters)
+                if scale is not None:
+                    preconditioned.append(_ratio(residuals[-1] * scale, there * scale))
         last = _flat({name: p.detach() for name, p in parameters.items()})
         return Draw(
+            tuple(distances),
+            tuple(preconditioned),
             tuple(_cosine(r, w - last) for r, w in zip(residuals, before, strict=True)),
             tuple(_cosine(a, b) for i, a in enumerate(residuals) for b in residuals[i + 1 :]),
         )
@@ -102,31 +118,31 @@ def draws(optimizer: str, rate: float, count: int, cache: Path | None = None) ->
         found.append(honest.draw(number))
         if cache is not None:
             with cache.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps([found[-1].towards, found[-1].pairs]) + "\n")
+                lines.write(json.dumps(astuple(found[-1])) + "\n")
     return found[:count]
 
 
 def _read(cache: Path) -> Iterator[Draw]:
     for line in cache.read_text("utf-8").splitlines():
-        towards, pairs = json.loads(line)
-        yield Draw(tuple(towards), tuple(pairs))
+        yield Draw(*map(tuple, json.loads(line)))
 
 
 def rejected(draw: Draw, profile: Profile) -> bool:
     """Whether the verifier's own test refutes an honest prover by this draw."""
     try:
-        check_alignment([measured(cosine) for cosine in draw.towards], draw.pairs, profile)
+        check_alignment(draw.steps(), draw.pairs, profile)
     except Refuted:
         return True
     return False
 
 
-def measured(towards: float) -> Measured:
-    """A step of which only the cosine with the way to the last state matters."""
+def measured(towards: float, distance: float, preconditioned: float | None) -> Measured:
+    """A step of which only that matters which test 3 looks at; distances are relative."""
     return Measured(
-        finite=(True, True), missing=(), distance=0.0, opened=1.0, here=1.0, preconditioned=None, tensors=(),
-        buffers=(), update=("", 0.0), exact=None, exact_only=None, towards=towards, stride=0.0, loss=0.0,
-        learning_rate=0.0, clipped=False, skipped=False,
+        finite=(True, True), missing=(), distance=distance, opened=1.0, here=1.0,
+        preconditioned=None if preconditioned is None else (preconditioned, 1.0), tensors=(), buffers=(),
+        update=("", 0.0), exact=None, exact_only=None, towards=towards, stride=0.0, loss=0.0, learning_rate=0.0,
+        clipped=False, skipped=False,
     )  # fmt: skip
 
 
@@ -156,6 +172,7 @@ def summary(found: Sequence[Draw], profile: Profile) -> dict[str, Any]:
     failed = sum(rejected(draw, profile) for draw in found)
     return {
         "draws": len(found), "rejected": failed, "upper": upper_bound(failed, len(found)),
+        "largest mean distance": max(math.fsum(draw.distances) / len(draw.distances) for draw in found),
         "largest mean towards": max(towards), "largest mean of pairs": max(pairs),
         "mean towards": math.fsum(towards) / len(towards), "mean of pairs": math.fsum(pairs) / len(pairs),
     }  # fmt: skip
@@ -168,3 +185,19 @@ def _flat(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     product = float(a.norm() * b.norm())
     return float(a @ b) / product if product > 0 else 0.0
+
+
+def _ratio(vector: torch.Tensor, by: torch.Tensor) -> float:
+    return float(vector.norm() / by.norm())
+
+
+def _scale(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> torch.Tensor | None:
+    """D, after a step, of all parameters; None of an optimizer that has none."""
+    scales = {}
+    for name, parameter in parameters.items():
+        slots = optimizer.state.get(parameter, {})
+        scale = preconditioner(slots, optimizer.param_groups[0]) if slots else None
+        if scale is None:
+            return None
+        scales[name] = scale
+    return _flat(scales)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from polcommit.profiles import Profile
+from polcommit.tolerance import threshold
 
 Lanes = torch.Tensor        # (L, n)
 
 _ROUNDING = 1 - 1e-4        # what g + δ loses when it is rounded to float32 stays inside the bounds
+_HELD = 0.9         # of a mean that may not be exceeded: which steps are drawn is chance
 _TINY = 1e-30
 _SHARES = 257       # mixtures of bending and noise that are looked at
 _ROUNDS = 3         # of filling up: what is left of the budget after them is a per cent or less of it
@@ -49,17 +51,24 @@ def lemma(alphas: Sequence[float], tensors: int) -> Limits:
     )
 
 
-def within(profile: Profile, names: Sequence[str], lanes: int = 1) -> Limits:
-    """All of test 1 under a profile, for parameters of these names, in order."""
+def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: float = 1.0) -> Limits:
+    """One lane: all of test 1 under a profile, for parameters of these names, in order.
+
+    With `drawn`, also the mean distance that test 3 lets a draw of so many steps have, by one that bends one step in
+    `every`.
+    """
     bounds = {bound.name: bound for bound in profile.tensors}
-    alpha = torch.full((lanes,), profile.alpha)
-    limit = torch.inf if profile.alpha_preconditioned is None else profile.alpha_preconditioned
+    alpha, own = profile.alpha, profile.alpha_preconditioned
+    if drawn:
+        alpha = min(alpha, every * _HELD * threshold(profile.distances, drawn))
+        if own is not None and profile.distances_preconditioned is not None:
+            own = min(own, every * _HELD * threshold(profile.distances_preconditioned, drawn))
     return Limits(
-        alpha,
-        torch.full((lanes,), limit),
-        torch.tensor([[bounds[name].relative for name in names]] * lanes),
-        torch.tensor([[bounds[name].floor for name in names]] * lanes),
-        torch.ones(lanes, dtype=torch.bool),
+        torch.tensor([alpha]),
+        torch.tensor([torch.inf if own is None else own]),
+        torch.tensor([[bounds[name].relative for name in names]]),
+        torch.tensor([[bounds[name].floor for name in names]]),
+        torch.ones(1, dtype=torch.bool),
     )
 
 

@@ -11,9 +11,28 @@ from importlib.metadata import entry_points
 from polcommit.errors import Unavailable, UsageError
 from polcommit.spoofs.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
 from polcommit.spoofs.base import FAMILIES, Spoof
+from polcommit.spoofs.claims import (
+    EarlyHeartbeat,
+    PermutedRetraining,
+    PermutedTranscript,
+    ReanchoredTranscript,
+    SameModelLater,
+)
+from polcommit.spoofs.data import DataAfterAnchor
 from polcommit.spoofs.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
+from polcommit.spoofs.openings import (
+    CannotReproduce,
+    ForeignEnvironment,
+    LyingSketches,
+    OpensOtherSteps,
+    RefusesToOpen,
+)
+from polcommit.spoofs.parents import LaunderedParent, StolenParent
+from polcommit.spoofs.precedence import FrontRun, ReplayedAnchor, StrippedSignature
+from polcommit.spoofs.protocol import EarlyChallenge, GrindsBeacons, GrindsNonces, SeveralRoots, ShopsForVerifiers
 from polcommit.spoofs.ramp import OrdinaryRamp
 from polcommit.spoofs.retraining import DirectedRetraining, SequenceInversion, SmoothedSplice, Splice, SpliceOffSketch
+from polcommit.spoofs.smuggling import ExtraTensor, ForgedSetting, MissingTensor, OtherRelease
 from polcommit.spoofs.smuggling_states import (
     ForgedBuffers,
     ForgedMomentum,
@@ -37,8 +56,20 @@ _TRAJECTORIES: tuple[type[Spoof], ...] = (
     OrdinaryRamp,
 )  # fmt: skip
 
+_PROTOCOL: tuple[type[Spoof], ...] = (
+    StolenParent, LaunderedParent,
+    ReplayedAnchor, StrippedSignature, FrontRun, ReanchoredTranscript, PermutedTranscript, PermutedRetraining,
+    SameModelLater, EarlyHeartbeat,
+    DataAfterAnchor,
+    ExtraTensor, MissingTensor, ForgedSetting, OtherRelease,
+    RefusesToOpen, CannotReproduce, OpensOtherSteps, GrindsNonces, ShopsForVerifiers, GrindsBeacons, SeveralRoots,
+    EarlyChallenge, LyingSketches, ForeignEnvironment,
+)  # fmt: skip
+
 #: Those that ship with polcommit, by family; within one in the order of this file.
-SPOOFS: tuple[type[Spoof], ...] = tuple(sorted(_TRAJECTORIES, key=lambda spoof: FAMILIES.index(spoof.family)))
+SPOOFS: tuple[type[Spoof], ...] = tuple(
+    sorted(_TRAJECTORIES + _PROTOCOL, key=lambda spoof: FAMILIES.index(spoof.family))
+)
 
 
 def all_spoofs() -> tuple[type[Spoof], ...]:

@@ -6,13 +6,15 @@ ledger, a tree of leaves, files. So what is said here is about steps, and not ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from polcommit.records import Gradient, StateIndex, StepRecord, TensorEntry
 from polcommit.replaying import Measured
+from polcommit.spoofs.base import Stage
+from polcommit.spoofs.cost import Meter
 from polcommit.training.loading import FetchedBatch, Loader
 from polcommit.training.measure import OpenedStep, measure
 from polcommit.training.recipe import Recipe
@@ -39,7 +41,10 @@ class Memory:
 
     def keep_gradient(self, step: int, engine: Engine) -> Gradient:
         """Copy what lies in `.grad`."""
-        found = gradients(engine.state.model)
+        return self.keep_tensors(step, gradients(engine.state.model))
+
+    def keep_tensors(self, step: int, found: Mapping[str, torch.Tensor]) -> Gradient:
+        """Copy a gradient, by name of the parameter."""
         entries = gradient_entries(found)
         for entry, name in zip(entries, sorted(found), strict=True):
             self.held.setdefault(entry.content, bytes(raw_bytes(found[name])))
@@ -132,3 +137,42 @@ def record_of(batch: FetchedBatch, result: StepResult, after: StateIndex) -> Ste
 
 def _between(engine: Engine, batch: FetchedBatch, bend: Bend | None) -> Callable[[], None] | None:
     return None if bend is None else lambda: bend(engine, batch)
+
+
+@dataclass(slots=True)
+class MemoryStage(Stage):
+    """Where a trajectory is submitted to nobody: states and records are kept, to be looked at."""
+
+    memory: Memory = field(default_factory=Memory, kw_only=True)
+    states: list[StateIndex] = field(default_factory=list, kw_only=True)        # after steps 0 to T
+    records: list[StepRecord] = field(default_factory=list, kw_only=True)       # of steps 1 to T
+    fetched: list[FetchedBatch] = field(default_factory=list, kw_only=True)     # likewise
+
+    def batches(self) -> Iterator[FetchedBatch]:
+        self.states.append(self.memory.keep(self.engine.capture()))
+        yield from Loader(self.recipe, self.engine.seed, 1, self.steps)
+
+    def commit(self, batch: FetchedBatch, result: StepResult) -> None:
+        self.states.append(self.memory.keep(self.engine.capture()))
+        self.records.append(record_of(batch, result, self.states[-1]))
+        self.fetched.append(batch)
+
+    def run(self, opened: Mapping[int, Mapping[str, torch.Tensor]]) -> OpenedRun:
+        """All steps, with the gradients that the forger would open (by step and parameter)."""
+        openings = []
+        for position, (record, batch) in enumerate(zip(self.records, self.fetched, strict=True)):
+            gradient = self.memory.keep_tensors(record.step, opened[record.step])
+            openings.append(Opening(record, batch, self.states[position], gradient, self.states[position + 1]))
+        return OpenedRun(self.recipe, self.engine.seed, self.memory, openings, self.states[0], self.states[-1])
+
+
+def memory_stage(
+    recipe: Recipe, seed: bytes, stolen: Mapping[str, torch.Tensor], *free: str, choices: int = 0
+) -> MemoryStage:
+    """A stage whose engine is at the seed's W_0; `choices` seeds the forger's own."""
+    engine = Engine(recipe, seed)
+    engine.initial()
+    return MemoryStage(
+        recipe=recipe, engine=engine, stolen=stolen, steps=recipe.steps, meter=Meter(), seed=choices,
+        free=frozenset(free),
+    )  # fmt: skip

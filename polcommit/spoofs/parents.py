@@ -90,7 +90,7 @@ class LaunderedParent(ProtocolSpoof):
             arena.train(parent)
         meter.step(arena.setting.recipe.batch * arena.setting.recipe.steps)
         lenient = replace(arena.connection, policy=replace(arena.connection.policy, registered=False))
-        verifier = replace(arena.verifier, connection=lenient)      # the same, who takes post hoc runs for what they are
+        verifier = replace(arena.verifier, connection=lenient)      # the same, who takes post hoc runs as well
         accepted = arena.verdict(thief, parent, arena.anchor(thief, parent), verifier=verifier)
         self.notes["verdict on the parent"] = f"{accepted.verdict}: {Attempt.of(accepted).why}"
         receipt = next(one for one in parent.receipts() if one.verdict == accepted)

@@ -25,7 +25,7 @@ from polcommit.training.recipe import Recipe
 
 MODES = ("registered", "post hoc")
 BLOCK_TIME = 0.1        # seconds, the least that the devnet takes: trials wait for blocks
-EVERY_STEP = 64         # runs of at most so many steps are challenged whole: a spoof is not let off by the draw
+EVERY_STEP = 200        # runs of at most so many steps are challenged whole: a spoof is not let off by the draw
 FRACTION, DETECTION = 0.05, 0.99        # of longer ones, so many steps are drawn as meet that with that probability
 PORT_TRIES = 5
 

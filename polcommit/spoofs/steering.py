@@ -22,15 +22,16 @@ import torch
 
 from polcommit.errors import Refuted
 from polcommit.profiles import Profile, from_json, to_json
+from polcommit.replaying import Measured
 from polcommit.session.calibrate import Plan, calibrate, reference
 from polcommit.session.environments import EnvironmentSettings
 from polcommit.spoofs import figures
 from polcommit.spoofs.alignment_draws import draws, measured, summary
-from polcommit.spoofs.bending import join, lemma, within
+from polcommit.spoofs.bending import Limits, join, lemma, within
 from polcommit.spoofs.lanes import Side
 from polcommit.spoofs.steered import LABELS, OPTIMIZERS, SteeredDigits
 from polcommit.spoofs.steering_page import draw_distances, section
-from polcommit.spoofs.steering_runs import Forger, Run, run_forgers, trained
+from polcommit.spoofs.steering_runs import BURST, Forger, Run, run_forgers, trained
 from polcommit.spoofs.zeros import moved_embeddings
 from polcommit.tolerance import check_alignment, threshold
 from polcommit.training.environment import set_determinism
@@ -42,6 +43,8 @@ ALPHAS = (0.0, 0.001, 0.02, 0.1, 0.5, 1.0)      # of Lemma 3 alone
 RATES = {"sgd": 0.05, "adamw": 0.003}           # the best of a few that were tried with 2,000 steps
 AGAINST = ("onednn=off,threads=1", "capability=default,threads=1")
 DRAWN, CHALLENGES = 90, 4                       # steps of a challenge (99 % of 5 %), and how many challenges are tried
+#: Variants that mean to pass test 3: one step in how many they bend.
+HELD = {"quiet": 1.0, "decoy": 2.0, "bursts": float(BURST)}
 MARGIN = 0.01           # of cosines, that a quiet forger leaves to chance
 DRAWS = 3_300           # honest ones, for each optimizer
 TRAINING = 5_000        # steps of the stolen model's
@@ -97,11 +100,18 @@ def steer(steps: int, profiles: Mapping[str, Profile]) -> Run:
     for optimizer, profile in profiles.items():
         mine = forgers(optimizer, profile)
         everyone += mine
-        room = within(profile, names)
-        limits += [room if each.alpha is None else lemma([each.alpha], len(names)) for each in mine]
+        limits += [_limits(each, profile, names) for each in mine]
     goals = trained(SteeredDigits(steps=TRAINING), _seed("victim"), RATES)
     targets = torch.stack([goals[each.optimizer] for each in everyone])
     return run_forgers(everyone, recipe, join(limits), _seed("forger"), targets, taken_steps(steps))
+
+
+def _limits(forger: Forger, profile: Profile, names: Sequence[str]) -> Limits:
+    if forger.alpha is not None:
+        return lemma([forger.alpha], len(names))
+    if forger.variant not in HELD:
+        return within(profile, names)
+    return within(profile, names, drawn=DRAWN, every=HELD[forger.variant])
 
 
 def _seed(who: str) -> bytes:
@@ -137,13 +147,23 @@ def alignment(run: Run, lane: int, profile: Profile) -> Alignment:
         cosines = _unit(residuals) * _unit(away)
         products = _unit(residuals[: Residuals.MOST]) @ _unit(residuals[: Residuals.MOST]).T
         upper = products[tuple(torch.triu_indices(len(products), len(products), 1))]
+        steps = _steps(run, lane, chosen, cosines.sum(1).tolist(), profile)
         towards.append(float(cosines.sum(1).mean()))
         pairs.append(float(upper.mean()))
         try:
-            check_alignment([measured(float(cosine)) for cosine in cosines.sum(1)], upper.tolist(), profile)
+            check_alignment(steps, upper.tolist(), profile)
         except Refuted:
             caught += 1
     return Alignment(math.fsum(towards) / CHALLENGES, math.fsum(pairs) / CHALLENGES, caught, CHALLENGES)
+
+
+def _steps(run: Run, lane: int, chosen: Sequence[int], cosines: Sequence[float], profile: Profile) -> list[Measured]:
+    found = []
+    for at, cosine in zip(chosen, cosines, strict=True):
+        own, preconditioned = run.distances[at][lane].tolist()
+        adaptive = profile.alpha_preconditioned is not None
+        found.append(measured(cosine, own, preconditioned if adaptive else None))
+    return found
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -156,8 +176,8 @@ def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
     distance, moved, stride = torch.stack(run.distance), torch.stack(run.moved), torch.stack(run.stride)
     for lane, forger in enumerate(run.forgers):
         alpha, profile = forger.alpha, profiles[forger.optimizer]
-        if alpha is None:
-            alpha = profile.alpha if profile.alpha_preconditioned is None else profile.alpha_preconditioned
+        if alpha is None:       # as test 4 has it for a draw of this size
+            alpha = threshold(profile.distances_preconditioned or profile.distances, DRAWN)
         reach = alpha * stride[:, lane] / moved[:, lane].clamp_min(1e-30)
         allowed = distance[:, lane][reach <= 1.0]
         found = alignment(run, lane, profile)
@@ -202,6 +222,11 @@ def _of_profile(profile: Profile) -> dict[str, Any]:
     return {
         "alpha": profile.alpha, "alpha preconditioned": profile.alpha_preconditioned, "honest": profile.honest,
         "tensors": {bound.name: [bound.relative, bound.floor] for bound in profile.tensors},
+        "distances": threshold(profile.distances, DRAWN),
+        "distances preconditioned": (
+            None if profile.distances_preconditioned is None
+            else threshold(profile.distances_preconditioned, DRAWN)
+        ),
         "towards": threshold(profile.towards, DRAWN),
         "pairs": threshold(profile.pairs, Residuals.MOST // 2),
     }  # fmt: skip

@@ -56,6 +56,7 @@ class Run:
     stride: list[torch.Tensor] = field(default_factory=list)       # Σ lr·‖ĝ‖, or Σ lr·‖Dĝ‖, so far
     weights: list[Lanes] = field(default_factory=list)             # of the steps taken at random: W before
     residuals: list[Lanes] = field(default_factory=list)           # likewise
+    distances: list[torch.Tensor] = field(default_factory=list)    # likewise: (L, 2), ‖ĝ − g‖ and ‖D(ĝ − g)‖, relative
     end: Lanes | None = None
     accuracy: torch.Tensor | None = None
 
@@ -72,10 +73,11 @@ def run_forgers(
     size = len(recipe.source())
     for step in range(1, recipe.steps + 1):
         before = lanes.weights.clone() if step in taken else None
-        residual = lanes.step(step, prf.batch_indices(seed, step, size, recipe.batch))
+        residual, relative = lanes.step(step, prf.batch_indices(seed, step, size, recipe.batch))
         if before is not None:
             found.weights.append(before)
             found.residuals.append(residual)
+            found.distances.append(relative)
         if step in traced:
             found.traced.append(step)
             found.distance.append(lanes.distance())
@@ -117,8 +119,8 @@ class _Lanes:
     def distance(self) -> torch.Tensor:
         return (self.weights - self.targets).norm(dim=1) / self.span
 
-    def step(self, step: int, indices: Sequence[int]) -> Lanes:
-        """One step of every lane; the residuals ĝ - g."""
+    def step(self, step: int, indices: Sequence[int]) -> tuple[Lanes, torch.Tensor]:
+        """One step of every lane; the residuals ĝ - g, and their relative lengths (L, 2): theirs, and under D."""
         gradient, _ = self.side.gradient(self.weights, indices)
         scale = self.optimizer.scale(gradient)
         burst = bool(torch.rand((), generator=self._chance) < 1 / BURST)
@@ -128,11 +130,14 @@ class _Lanes:
             rate = torch.where(self._is["bursts"], NOTHING * rate, rate)
         residual = self._bent(gradient, scale, rate, burst=burst, even=even)
         opened = gradient + residual
-        self.stride += rate * (opened * scale).norm(dim=1)
+        least = torch.minimum(gradient.norm(dim=1), opened.norm(dim=1)).clamp_min(_TINY)
+        used = (opened * scale).norm(dim=1)
+        self.stride += rate * used
+        relative = torch.stack([residual.norm(dim=1) / least, (residual * scale).norm(dim=1) / used.clamp_min(_TINY)], 1)
         self.weights = self.weights - rate[:, None] * self.optimizer.update(opened)
         if self._slack:
             self._take_slack()
-        return residual
+        return residual, relative
 
     def _bent(self, gradient: Lanes, scale: Lanes, rate: torch.Tensor, *, burst: bool, even: bool) -> Lanes:
         """What is added to the true gradients."""

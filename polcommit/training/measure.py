@@ -245,14 +245,18 @@ def _buffer_distances(done: _Execution, opened: OpenedStep) -> Iterable[TensorDi
 # --- arithmetic -----------------------------------------------------------------------------------------------
 
 
-def span(a: StateIndex, b: StateIndex, fetch: Fetch) -> float:
-    """‖a - b‖ over the floating parameters of two opened states of one recipe."""
-    others = {entry.name: entry for entry in b.tensors}
-    return root(
-        norm(_double(entry, fetch) - _double(others[entry.name], fetch))
-        for entry in a.tensors
+def opened_parameters(index: StateIndex, fetch: Fetch) -> dict[str, torch.Tensor]:
+    """The floating parameters of an opened state, by entry name."""
+    return {
+        entry.name: opened_tensor(entry, fetch)
+        for entry in index.tensors
         if entry.kind == "parameter" and "float" in entry.dtype
-    )
+    }
+
+
+def span(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """‖a - b‖ over the parameters in `a`, which `b` has as well, among others."""
+    return root(norm(tensor.double().cpu() - b[name].double().cpu()) for name, tensor in a.items())
 
 
 def _double(entry: TensorEntry, fetch: Fetch) -> torch.Tensor:

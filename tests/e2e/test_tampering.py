@@ -26,10 +26,14 @@ from polcommit.session import challenge as challenging
 from polcommit.session.answer import Options, verify_answer
 from polcommit.session.challenge import Verifier
 from polcommit.session.pending import ChallengeFolder, Challenges
+from polcommit.session.recipes import run_recipe
 from polcommit.session.run import load_run
 from polcommit.session.status import damage, summary
 from polcommit.signing import envelope_message, sign
-from polcommit.spoofs import interpolation, replayed_anchor
+from polcommit.spoofs.cost import Meter
+from polcommit.spoofs.precedence import replay
+from polcommit.spoofs.stage import open_stage
+from polcommit.spoofs.structural import InfinitesimalUpdate
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.tree import tensor_from_bytes
 from polcommit.verifier import Verification
@@ -46,7 +50,9 @@ def forged(world: World, small: Registered, tmp_path_factory: pytest.TempPathFac
         entry.name: tensor_from_bytes(entry.dtype, entry.shape, memoryview(honest.tensors.get(entry)))
         for entry in honest.states.get(12).tensors
     }
-    interpolation.forge(straight.folder, stolen)
+    with open_stage(straight.folder, run_recipe(straight.folder), stolen, Meter()) as stage:
+        InfinitesimalUpdate().forge(stage)
+        stage.finish()
 
     def poke(state: Any, step: int) -> None:
         if step == 5:       # training goes on from a momentum that no gradient gave
@@ -104,7 +110,7 @@ def test_an_anchor_sent_again_from_another_account_is_rejected(
     theirs = ledger.anchors(small.id)[0]
     registration = copy.folder.registration
     assert registration is not None
-    replayed_anchor.replay(ledger, world.account("mallory"), registration.registered, theirs)
+    replay(ledger, world.account("mallory"), registration.registered, theirs)
     require_rejected_anchor(world, copy, "V3", "outer signature", tmp_path)
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats, integers
-from trials import EVERY_STEP, RECIPE, TOP_5
+from trials import EVERY_STEP, RECIPE, TOP_5, FewDigits
 
 from polcommit.errors import UsageError
 from polcommit.spoofs.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from polcommit.spoofs.plain.prover import Honest
 from polcommit.spoofs.plain.stage import open_stage
 from polcommit.spoofs.plain.start import check_start, p_value, statistic
 from polcommit.spoofs.plain.trial import reference_distances, run_honest, victim
-from polcommit.spoofs.plain.verifier import Terms, choose, verify
+from polcommit.spoofs.plain.verifier import Terms, choose, narrowed, verify
 from polcommit.training.loading import Loader
 from polcommit.training.replay import Engine
 
@@ -124,6 +124,13 @@ def test_the_largest_updates_of_each_epoch_are_chosen() -> None:
     assert len(choose(weights, 6, Terms(interval=1, top=None), 3)) == 6
 
 
+def test_a_report_on_every_interval_holds_the_one_on_the_largest() -> None:
+    log = honest_log()
+    log = with_checkpoint(log, 10, moved(log.checkpoints[10], "parameter/out.bias", 0.5))
+    less = Terms(interval=5, top=1)
+    assert narrowed(verify(log, SHORT, TERMS, ONE), log, SHORT, less) == verify(log, SHORT, less, ONE)
+
+
 @given(steps=integers(1, 60), interval=integers(1, 20), epoch=integers(1, 30))
 def test_intervals_cover_every_step_once(steps: int, interval: int, epoch: int) -> None:
     covered = [step for first, last in intervals(steps, interval) for step in range(first, last + 1)]
@@ -174,10 +181,10 @@ def test_steps_are_committed_in_order_and_all_of_them() -> None:
 
 
 def test_honest_training_costs_itself() -> None:
-    result = run_honest(RECIPE, 0, TOP_5)
+    result = run_honest(FewDigits(), 0, TOP_5)
     assert result.accepted and result.cost == 1.0 and result.seconds > 0
     assert result.reached.l2 > 0.5, "an independent training ends about as far away as d_ref"
-    assert honest_forwards(RECIPE) == 3 * 4 * 160
+    assert honest_forwards(FewDigits()) == 3 * 8 * 10
 
 
 def test_what_is_counted() -> None:

@@ -24,7 +24,7 @@ from polcommit.records import Gradient, StateIndex, TensorEntry
 from polcommit.replaying import Measured
 from polcommit.session.environments import has_capability
 from polcommit.session.processes import worker_environment
-from polcommit.training.measure import span
+from polcommit.training.measure import opened_parameters, span
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 from polcommit.training.residuals import Residuals
@@ -515,7 +515,9 @@ def test_span_is_the_distance_between_two_states(digits: Opened) -> None:
             a = digits.tensor(digits.steps[0], "before", entry.name).double()
             b = harness.opened(replace(digits.steps[0], after=last), "after", entry.name, digits.blobs).double()
             total += float((a - b).square().sum())
-    assert math.isclose(span(last, first, digits.blobs.fetch), math.sqrt(total), rel_tol=1e-12)
+    fetch = digits.blobs.fetch
+    found = span(opened_parameters(last, fetch), opened_parameters(first, fetch))
+    assert math.isclose(found, math.sqrt(total), rel_tol=1e-12)
 
 
 def test_sparse_gradients_cannot_be_opened() -> None:

@@ -1,0 +1,130 @@
+"""Attacks on keys, ledger, draw and openings: each is carried out, and what stops it is what is meant to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from trials import FewDigits
+
+from polcommit.spoofs.arena import Arena
+from polcommit.spoofs.attempt import Attempt
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
+from polcommit.spoofs.catalogue import SPOOFS, find_spoof
+from polcommit.spoofs.copies import permutation
+from polcommit.spoofs.setting import Setting
+
+SETTING = Setting(recipe=FewDigits(steps=10, width=2))
+
+#: What ends each, where the forger's run is registered beforehand: (outcome, check).
+REGISTERED = {
+    "stolen-parent": ("inconclusive", "V12"),
+    "laundered-parent": ("inconclusive", "V5"),
+    "replayed-anchor": ("rejected", "V3"),
+    "stripped-signature": ("rejected", "V3"),
+    "front-run-commitment": ("rejected", "V4"),
+    "reanchored-transcript": ("rejected", "V12"),
+    "permuted-transcript": ("rejected", "V12"),
+    "permuted-retraining": ("rejected", "V12"),
+    "same-model-later": ("rejected", "V13"),
+    "early-heartbeat": ("rejected", "V10"),
+    "data-after-anchor": ("rejected", "V9"),
+    "extra-tensor": ("rejected", "V8"),
+    "missing-tensor": ("rejected", "V10"),
+    "forged-optimizer-settings": ("rejected", "V10"),
+    "other-release": ("rejected", "V13"),
+    "refuses-to-open": ("inconclusive", "V6"),
+    "cannot-reproduce": ("rejected", "V10"),
+    "opens-other-steps": ("rejected", "V7"),
+    "grinds-nonces": ("rejected", "V6"),
+    "shops-for-verifiers": ("rejected", "V6"),
+    "grinds-beacons": ("rejected", "V10"),
+    "several-roots": ("rejected", "V4"),
+    "early-challenge": ("rejected", "V6"),
+    "foreign-environment": ("inconclusive", "V10"),
+}
+#: Where it is not: of those that registration alone stops, what is left is that somebody else was first.
+PRECEDENCE = ("reanchored-transcript", "permuted-retraining", "same-model-later", "laundered-parent")
+
+
+@pytest.fixture(scope="module")
+def registered() -> Iterator[Arena]:
+    with Arena.open(SETTING) as arena:
+        yield arena
+
+
+@pytest.fixture(scope="module")
+def post_hoc() -> Iterator[Arena]:
+    with Arena.open(replace(SETTING, mode="post hoc")) as arena:
+        yield arena
+
+
+def tried(arena: Arena, name: str) -> Attempt:
+    return arena.try_out(find_spoof(name)())
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_what_stops_it(registered: Arena, name: str) -> None:
+    outcome, check = REGISTERED[name]
+    attempt = tried(registered, name)
+    found = attempt.findings[-1 if attempt.outcome == "rejected" else 0]
+    assert (attempt.outcome, found.check) == (outcome, check), attempt.why
+
+
+def test_lying_about_sketches_does_not_hide_a_step_that_is_drawn(registered: Arena) -> None:
+    """Whichever comes first: a sketch that is checked, or the step."""
+    attempt = tried(registered, "lying-sketches")
+    assert attempt.outcome == "rejected" and attempt.findings[-1].check in ("V8", "V10")
+
+
+def test_every_protocol_spoof_is_tried_here() -> None:
+    protocol = {spoof.name for spoof in SPOOFS if issubclass(spoof, ProtocolSpoof)}
+    assert protocol == {*REGISTERED, "lying-sketches"}
+
+
+@pytest.mark.parametrize("name", PRECEDENCE)
+def test_what_is_true_but_not_ones_own_is_left_to_precedence(post_hoc: Arena, name: str) -> None:
+    """A verdict that stands, of a run that was not registered, and a claim that was made before."""
+    attempt = tried(post_hoc, name)
+    assert (attempt.outcome, attempt.verdict, attempt.registered) == ("precedence", "accepted", False), attempt.why
+
+
+def test_reordered_states_do_not_re_execute(post_hoc: Arena) -> None:
+    """Sums come in another order: to the last bit it is another run."""
+    attempt = tried(post_hoc, "permuted-transcript")
+    assert (attempt.outcome, attempt.findings[-1].check) == ("rejected", "V10")
+
+
+def test_a_victim_of_front_running_is_accepted_all_the_same(registered: Arena) -> None:
+    spoof = find_spoof("front-run-commitment")()
+    registered.try_out(spoof)
+    assert spoof.notes == {"came first": True, "verdict on the victim": "accepted"}
+
+
+def test_which_units_are_hidden_must_be_known() -> None:
+    import torch
+
+    with pytest.raises(PreconditionNotMet, match="hidden units of Linear"):
+        permutation(torch.nn.Linear(2, 2), torch.Generator())
+
+
+def test_reordering_keeps_the_function() -> None:
+    import torch
+
+    from polcommit.records import TensorEntry
+
+    model = SETTING.recipe.build().model.eval()
+    other = SETTING.recipe.build().model.eval()
+    change = permutation(model, torch.Generator().manual_seed(1))
+    moved = {}
+    for name, tensor in model.state_dict().items():
+        kind = "parameter" if name in dict(model.named_parameters()) else "buffer"
+        entry = TensorEntry(
+            name=f"{kind}/{name}", kind=kind, dtype="float32", shape=tuple(tensor.shape), content=bytes(32)
+        )
+        moved[name] = change(entry, tensor)
+    other.load_state_dict(moved)
+    assert not torch.equal(moved["conv1.weight"], model.state_dict()["conv1.weight"])
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(model(images), other(images), atol=1e-6)
