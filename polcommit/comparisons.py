@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polcommit import transcript as hashes
-from polcommit.disclosure import Established, pack_float
 from polcommit.draws import Drawn, Screened
 from polcommit.errors import Refuted, Unavailable
+from polcommit.established import Established, pack_float
 from polcommit.origins import check_parent
 from polcommit.records import Disclosure, Flag, Openings, StepRecord, TensorEntry
 from polcommit.replaying import ReplayedStep, ReplayJob, ReplayReport
-
 
 LEAST_CONTRIBUTIONS = 8     # re-executed steps, below which their contributions say nothing
 

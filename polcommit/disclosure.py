@@ -9,74 +9,29 @@ Not established here: that the opened states, samples and updates are what the l
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from polcommit import merkle, prf
+from polcommit import merkle
 from polcommit import transcript as hashes
-from polcommit.draws import Drawn, Ledger, answers, challenge_event, counted_challenges, outcome, require_final, resolve
+from polcommit.draws import Ledger, answers, challenge_event, counted_challenges, outcome, require_final, resolve
 from polcommit.encoding import Record, decode, digest
 from polcommit.envelopes import open_envelope, require_outer_signature
 from polcommit.errors import EncodingError, ProofError, Refuted, SignatureInvalid
-from polcommit.events import Anchored, ChainIdentity, Challenged, Registered
+from polcommit.established import Established, opened_record
+from polcommit.events import Anchored, ChainIdentity, Challenged
 from polcommit.keys import key_id
+from polcommit.leaves import check_leaves
 from polcommit.records import (
     Challenge,
     Disclosure,
     EarlierChallenge,
     GenesisRecord,
-    Manifest,
-    OpenedLeaf,
     Receipt,
-    Statement,
-    StepRecord,
-    Verdict,
 )
 from polcommit.signing import verify_receipt, verify_statement
 
 R = TypeVar("R", bound=Record)
-
-
-@dataclass(slots=True)
-class Established:
-    """What the steps have established so far; filled in order."""
-
-    challenge: Challenge
-    anchor: Anchored
-    registration: Registered
-    manifest: Manifest
-    statement: Statement
-    genesis: GenesisRecord | None = None
-    seed: bytes = b""                               # of the run
-    drawn: Drawn | None = None
-    records: dict[int, StepRecord] | None = None    # opened leaves but the genesis
-    samples: dict[int, bytes] | None = None         # dataset index -> leaf hash, of the drawn steps
-    parent: Verdict | None = None                   # on the run that this one starts from, signed; not yet believed
-    parent_state: bytes | None = None               # committed digest of that run's last state
-    earlier: tuple[EarlierChallenge, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()              # of the earlier challenges that were answered
-
-    def state(self, step: int) -> bytes:
-        """The committed digest of the full state after `step`, whose leaf was opened."""
-        assert self.genesis is not None and self.records is not None
-        return self.genesis.state if step == 0 else self.records[step].state
-
-    @property
-    def draw(self) -> Drawn:
-        """The draw, once V6 has established it; the steps that the sketches add are the prover's word until V11."""
-        assert self.drawn is not None
-        return self.drawn
-
-    @property
-    def registered(self) -> bool:
-        """Whether data, order and W_0 were fixed before the beacon: of this run, and of all that it starts from."""
-        return self.manifest.seed is None and (self.parent is None or self.parent.registered)
-
-    def batch(self, step: int) -> tuple[int, ...]:
-        """Dataset indices of the samples of a step, in order."""
-        return prf.batch_indices(self.seed, step, self.manifest.dataset.size, self.manifest.batch)
 
 
 class PublicChecks:
@@ -118,7 +73,7 @@ class PublicChecks:
             ("V4", self._v4_history),
             ("V5", self._v5_genesis),
             ("V6", self._v6_draw),
-            ("V7", self._v7_leaves),
+            ("V7", lambda: check_leaves(self.established, self._disclosure)),
         )
 
     # --- V2 ---------------------------------------------------------------------------------------------------
@@ -276,7 +231,7 @@ class PublicChecks:
             raise Refuted("V5", what, expected=statement.root, found=error) from error
 
     def _v5_genesis_record(self) -> GenesisRecord:
-        return _record(self._disclosure.leaves[0], GenesisRecord, "V5")
+        return opened_record(self._disclosure.leaves[0], GenesisRecord, "V5")
 
     # --- V6 ---------------------------------------------------------------------------------------------------
 
@@ -311,101 +266,9 @@ class PublicChecks:
             raise Refuted("V6", "receipts", expected="only of earlier challenges", found=sorted(receipts))
         self.established.earlier, self.established.verdicts = tuple(earlier), tuple(verdicts)
 
-    # --- V7 ---------------------------------------------------------------------------------------------------
-
-    def _v7_leaves(self) -> None:
-        """V7: each opened leaf is the step it says, and its learning rate and samples are what was registered."""
-        known = self.established
-        size = known.statement.size
-        self._v7_added()
-        wanted = hashes.opened_leaves(known.draw.challenged, known.draw.kept, size)
-        found = [leaf.index for leaf in self._disclosure.leaves]
-        if found != wanted:
-            raise Refuted("V7", "opened leaves", expected=wanted[:20], found=found[:20])
-        known.records = {}
-        for leaf in self._disclosure.leaves[1:]:
-            record = _record(leaf, StepRecord, "V7")
-            if record.step != leaf.index:
-                raise Refuted("V7", "step number", at=leaf.index, expected=leaf.index, found=record.step)
-            due = environment_epoch(known.statement, record.step)
-            if record.environment != due:
-                raise Refuted("V7", "environment epoch", at=record.step, expected=due, found=record.environment)
-            known.records[record.step] = record
-        last = known.records[known.statement.steps]
-        if last.state != known.statement.state:
-            raise Refuted("V7", "last state", at=last.step, expected=known.statement.state, found=last.state)
-        self._v7_environments()
-        self._v7_schedule(known.records)
-        self._v7_samples(known.records)
-
-    def _v7_added(self) -> None:
-        """The added steps are steps of the head, and not drawn ones. Whether they are due is V11's to say."""
-        known, added = self.established, self._disclosure.added
-        last = known.statement.steps
-        if list(added) != sorted({step for step in added if 1 <= step <= last} - set(known.draw.steps)):
-            raise Refuted("V7", "added steps", expected=f"rising, from 1 to {last}, not drawn", found=added[:20])
-        if not known.draw.steps and not added:
-            raise Refuted("V7", "challenged steps", expected="at least one", found=0)
-        known.drawn = replace(known.draw, added=added)
-
-    def _v7_environments(self) -> None:
-        stated = [fingerprint for _, fingerprint in self.established.statement.environments]
-        shown = [digest(fingerprint) for fingerprint in self._disclosure.environments]
-        if shown != stated:
-            raise Refuted("V7", "environment fingerprints", expected=len(stated), found=len(shown))
-
-    def _v7_schedule(self, records: dict[int, StepRecord]) -> None:
-        known, rates = self.established, self._disclosure.learning_rates
-        if len(rates) != len(known.draw.challenged):
-            raise Refuted("V7", "learning rates", expected=len(known.draw.challenged), found=len(rates))
-        leaves = {}
-        for step, rate in zip(known.draw.challenged, rates, strict=True):
-            leaves[step - 1] = hashes.schedule_leaf(step, rate)
-            if pack_float(records[step].learning_rate) != pack_float(rate):
-                raise Refuted("V7", "learning rate", at=step, expected=rate, found=records[step].learning_rate)
-        schedule = known.manifest.schedule
-        try:
-            merkle.verify_batch(leaves, schedule.size, self._disclosure.schedule_proof, schedule.root)
-        except ProofError as error:
-            what = "learning rates are the registered schedule's"
-            raise Refuted("V7", what, expected=schedule.root, found=error) from error
-
-    def _v7_samples(self, records: dict[int, StepRecord]) -> None:
-        known, dataset = self.established, self._disclosure.manifest.dataset
-        indices = sorted({index for step in known.draw.challenged for index in known.batch(step)})
-        if len(indices) != len(self._disclosure.sample_hashes):
-            raise Refuted("V7", "samples", expected=len(indices), found=len(self._disclosure.sample_hashes))
-        known.samples = dict(zip(indices, self._disclosure.sample_hashes, strict=True))
-        try:
-            merkle.verify_batch(known.samples, dataset.size, self._disclosure.dataset_proof, dataset.root)
-        except ProofError as error:
-            raise Refuted("V7", "samples are in the registered data set", expected=dataset.root, found=error) from error
-        for step in known.draw.challenged:
-            due = hashes.samples_digest(known.samples[index] for index in known.batch(step))
-            if records[step].samples != due:
-                found = records[step].samples
-                raise Refuted("V7", "samples that the order demands", at=step, expected=due, found=found)
-
-
-def environment_epoch(statement: Statement, step: int) -> int:
-    """Index of the environment epoch that a step falls in."""
-    return sum(1 for first, _ in statement.environments if first <= step) - 1
-
-
-def pack_float(value: float) -> bytes:
-    """The bytes of a float64: compared instead of the value, so that NaN equals itself and 0.0 is not -0.0."""
-    return struct.pack(">d", value)
-
 
 def _listed(keys: Iterable[bytes]) -> str:
     return ", ".join(key.hex() for key in keys)
-
-
-def _record(leaf: OpenedLeaf, kind: type[R], check: str) -> R:
-    try:
-        return decode(leaf.record, kind)
-    except EncodingError as error:
-        raise Refuted(check, "record", at=leaf.index, expected=f"a {kind.__name__}", found=error) from error
 
 
 def _receipt(raw: bytes, check: str, what: str) -> Receipt:

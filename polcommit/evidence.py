@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from polcommit.disclosure import Established, PublicChecks
+from polcommit.disclosure import PublicChecks
 from polcommit.draws import BLOCKING, Ledger
 from polcommit.encoding import digest
 from polcommit.errors import Refuted, SignatureInvalid, Unavailable, UsageError
+from polcommit.established import Established
 from polcommit.origins import wanting_of_parent
 from polcommit.policy import Policy
 from polcommit.profiles import GROSS

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polcommit import transcript as hashes
-from polcommit.disclosure import Established
 from polcommit.errors import Refuted, Unavailable
+from polcommit.established import Established
 from polcommit.policy import Policy
 from polcommit.records import Openings, StateIndex, TensorEntry, Verdict
 from polcommit.replaying import ReplayReport, TensorOrigin

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from polcommit.comparisons import differences
-from polcommit.disclosure import Established
 from polcommit.draws import OTHER_BITS
 from polcommit.errors import Refuted, Unavailable
+from polcommit.established import Established
 from polcommit.policy import Policy
 from polcommit.profiles import Profile, digest, find, require_applies
 from polcommit.records import Disclosure, Distance, Fingerprint, Openings, StepRecord

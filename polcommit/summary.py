@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from polcommit import prf, sampling
-from polcommit.disclosure import Established
 from polcommit.draws import Ledger
 from polcommit.encoding import digest
 from polcommit.errors import Unavailable
+from polcommit.established import Established
 from polcommit.events import Anchored, Position
 from polcommit.policy import Policy
 from polcommit.records import Budget, Challenge, Reference, Request, RevealedHead, Verdict

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from polcommit import __version__
+from polcommit.anchors import CHECKS
 from polcommit.comparisons import (
     ReleasedModel,
     check_added,
@@ -30,11 +31,11 @@ from polcommit.comparisons import (
     flagged_contributions,
     replay_job,
 )
-from polcommit.disclosure import Established, PublicChecks
+from polcommit.disclosure import PublicChecks
 from polcommit.draws import BLOCKING, Ledger
 from polcommit.encoding import decode, digest
 from polcommit.errors import EncodingError, Refuted, Unavailable
-from polcommit.events import Anchored
+from polcommit.established import Established
 from polcommit.opening import MAX_RECORD, Blob, opening_blobs
 from polcommit.origins import check_origin, wanting_of_parent
 from polcommit.policy import Policy
@@ -53,9 +54,8 @@ from polcommit.records import (
 from polcommit.reexecution import NOTHING_SETTLED, Settled
 from polcommit.replaying import Replayer, ReplayReport
 from polcommit.screens import LEAST_KEPT
-from polcommit.summary import anchor_fields, probability, public_fields
+from polcommit.summary import probability, public_fields
 
-CHECKS = tuple(f"V{number}" for number in range(1, 14))
 Progress = Callable[[int, int], None]
 
 
@@ -307,40 +307,6 @@ class Verification:
             self._doubt("V6", "probability of detection", expected=wanted, found=f"{bought:.3f}")
         if self.policy.registered and not registered and self.established is not None and self.established.drawn:
             self._doubt("V5", "registered before training", expected="yes, by your policy", found="no")
-
-
-def refuted_anchor(policy: Policy, ledger: Ledger, anchor: Anchored, error: Refuted, verifier: bytes) -> Verdict:
-    """The verdict on an anchor that was refuted by its envelope alone: rejected, and nothing was challenged."""
-    finding = Finding(check=error.check, what=error.what, step=error.at, expected=error.expected, found=error.found)
-    known: dict[str, Any] = {**anchor_fields(policy, ledger, anchor, None), **dict.fromkeys(_WITHOUT_CHALLENGE)}
-    return Verdict(
-        **known,
-        verdict="rejected",
-        basis="none",
-        draw="none",
-        steps=(),
-        **NOTHING_SETTLED,
-        fraction=policy.fraction,
-        probability=0.0,
-        challenges=(),
-        budgets=(),
-        findings=(finding,),
-        checks=tuple((check, "failed" if check == error.check else "not checked") for check in CHECKS),
-        sketched=0,
-        added=(),
-        flags=(),
-        work=None,
-        parent=None,
-        verifier=verifier,
-        software=f"polcommit {__version__}",
-    )
-
-
-#: Fields that are not known where it did not come to a challenge.
-_WITHOUT_CHALLENGE = (
-    "size", "root", "final", "challenge", "challenge_id", "request", "nonce", "environment", "model", "disclosure",
-    "openings",
-)  # fmt: skip
 
 
 class _Ended(Exception):

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fakes import HonestReplayer, MemoryLedger, Opening, Prover, Scene, Verifier, changed, policy_for, scene
 
+from polcommit.anchors import refuted_anchor
 from polcommit.encoding import Record, decode, digest, encode
 from polcommit.errors import EncodingError, PolcommitError, Refuted, Unavailable, WrongChain
 from polcommit.evidence import Judgement, Replay, judge
@@ -36,7 +37,7 @@ from polcommit.records import (
 )
 from polcommit.signing import sign_verdict
 from polcommit.storage.blobs import BlobFolder
-from polcommit.verifier import Verification, refuted_anchor
+from polcommit.verifier import Verification
 
 OTHER = bytes(range(32))
 R = TypeVar("R", bound=Record)

@@ -25,7 +25,9 @@ HEADING = re.compile(r'<a id="rec-([a-z]+)"></a>\n\n### (\w+)\n\n')
 TABLE_HEAD = "| # | field | type | bytes |\n| --- | --- | --- | --- |\n"
 
 INT, TEXT, BYTES, ARRAY = "1–9", "1–5 + UTF-8", "2–5 + n", "1–5 + n × ({})"
-SCALARS = {int: ("int", INT), bool: ("bool", "1"), str: ("text", TEXT), float: ("float64", "10"), bytes: ("bytes", BYTES)}
+SCALARS = {
+    int: ("int", INT), bool: ("bool", "1"), str: ("text", TEXT), float: ("float64", "10"), bytes: ("bytes", BYTES),
+}  # fmt: skip
 
 
 def every_record() -> dict[str, type[Record]]:

@@ -29,6 +29,7 @@ from fakes import (
 )
 
 from polcommit import transcript as hashes
+from polcommit.anchors import CHECKS, refuted_anchor
 from polcommit.encoding import decode, digest, encode
 from polcommit.envelopes import make_envelope, open_envelope, sealed_digest
 from polcommit.errors import BudgetExhausted, Refuted, Unavailable, UsageError
@@ -51,7 +52,7 @@ from polcommit.records import (
 )
 from polcommit.sealing import SealBroken
 from polcommit.signing import envelope_message, sign, sign_statement, sign_verdict
-from polcommit.verifier import CHECKS, Verification, refuted_anchor
+from polcommit.verifier import Verification
 
 ALL = 12        # a challenge of every step: whatever is forged is drawn
 

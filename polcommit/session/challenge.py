@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from polcommit import transcript as hashes
+from polcommit.anchors import refuted_anchor
 from polcommit.encoding import decode, digest
 from polcommit.envelopes import open_envelope, purpose_of, require_outer_signature
 from polcommit.errors import (
@@ -40,7 +41,6 @@ from polcommit.signing import (
     sign_verdict,
     verify_statement,
 )
-from polcommit.verifier import refuted_anchor
 
 Progress = Callable[[int, int], None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from polcommit.spoofs.base import Stage, TrajectorySpoof
 from polcommit.spoofs.checkpoint import Weights
 from polcommit.spoofs.forging import Forger
+from polcommit.spoofs.starts import choose_start
 
 
 class OrdinaryRamp(TrajectorySpoof):
@@ -13,7 +14,8 @@ class OrdinaryRamp(TrajectorySpoof):
     A forged update is as long as the honest one of its step, keeps the honest one's part across the way to W_T, and has
     the rest of its length, a share `lean` as long as that is enough, along the way. So norms are an honest run's, and
     successive updates are at angles as between honest ones. Every forged step is wrong by about its own length: only
-    re-execution shows it, and what detects it is how many there are (`forged`).
+    re-execution shows it, and what detects it is how many there are (`forged`). Where updates are too short for the
+    number of steps, a jump remains for the last one (`left for the last step`, of the whole way).
     """
 
     name = "ordinary-ramp"
@@ -27,6 +29,7 @@ class OrdinaryRamp(TrajectorySpoof):
 
     def forge(self, stage: Stage) -> None:
         forger = Forger(stage)
+        choose_start(forger)
         rates = [forger.recipe.learning_rate(step) for step in range(1, stage.steps + 1)]
         reach, forged = 0.0, 0
         first = float((forger.target - forger.weights()).norm())

@@ -133,7 +133,8 @@ class _Lanes:
         least = torch.minimum(gradient.norm(dim=1), opened.norm(dim=1)).clamp_min(_TINY)
         used = (opened * scale).norm(dim=1)
         self.stride += rate * used
-        relative = torch.stack([residual.norm(dim=1) / least, (residual * scale).norm(dim=1) / used.clamp_min(_TINY)], 1)
+        weighed = (residual * scale).norm(dim=1) / used.clamp_min(_TINY)
+        relative = torch.stack([residual.norm(dim=1) / least, weighed], 1)
         self.weights = self.weights - rate[:, None] * self.optimizer.update(opened)
         if self._slack:
             self._take_slack()

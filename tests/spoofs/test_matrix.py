@@ -1,0 +1,72 @@
+"""The table: what is accepted stands out, what was not tried says why, and nothing is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trials import FewDigits
+
+from polcommit.spoofs import matrix
+from polcommit.spoofs.catalogue import find_spoof
+from polcommit.spoofs.matrix import PLAIN, Plan
+from polcommit.storage import files
+
+PLAN = Plan(recipe=FewDigits(), spoofs=tuple(map(find_spoof, ("splice", "same-model-later"))), seeds=2)
+
+
+def kept(out: Path, spoof: str, opponent: str, *outcomes: str, **more: Any) -> None:
+    for seed, outcome in enumerate(outcomes):
+        path = PLAN.path(out, spoof, opponent, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cell = {"spoof": spoof, "opponent": opponent, "seed": seed, "outcome": outcome, "why": "V10: loss at step 3"}
+        files.write_atomic(path, json.dumps(cell | more).encode())
+
+
+def row(table: str, spoof: str) -> list[str]:
+    line = next(line for line in table.splitlines() if f"`{spoof}`" in line)
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_what_is_accepted_stands_in_bold(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", "registered", "rejected", "accepted", cost=0.5)
+    result = matrix.collect(PLAN, tmp_path)
+    assert row(matrix.markdown(result), "splice")[3:] == ["**1 accepted**, 1 rejected", "", "V10: loss", "50 %"]
+    assert matrix.succeeded(result) == ["splice"]
+
+
+def test_what_registration_alone_stops_is_marked(tmp_path: Path) -> None:
+    kept(tmp_path, "same-model-later", "registered", "rejected", "rejected")
+    kept(tmp_path, "same-model-later", "post hoc", "precedence", "precedence")
+    result = matrix.collect(PLAN, tmp_path)
+    assert "`same-model-later` † " in matrix.markdown(result)
+    assert row(matrix.markdown(result), "same-model-later")[4] == "2 precedence"
+    assert not matrix.succeeded(result)
+
+
+def test_an_attack_that_does_not_fool_plain_pol_either_says_so(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", PLAIN, "rejected", "missed", **{"every interval": "rejected"})
+    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2] == "not either: 0 of 2"
+    kept(tmp_path / "other", "splice", PLAIN, "accepted", "rejected", **{"every interval": "rejected"})
+    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path / "other")), "splice")[2] == "1, 0 of 2"
+
+
+def test_what_was_not_tried_says_why(tmp_path: Path) -> None:
+    for opponent in matrix.OPPONENTS:
+        kept(tmp_path, "splice", opponent, "not tried", "not tried", why="no room")
+    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2:5] == ["not tried: no room"] * 3
+
+
+def test_an_error_is_no_outcome(tmp_path: Path) -> None:
+    """It is shown, it is not kept, and the trial is done again."""
+    failed = [{"spoof": "splice", "opponent": "registered", "seed": 0, "outcome": "error", "why": "no chain"}]
+    result = matrix.collect(PLAN, tmp_path, failed)
+    assert row(matrix.markdown(result), "splice")[3] == "1 error"
+    assert len(list(matrix._tasks(PLAN, tmp_path))) == len(matrix.OPPONENTS) * PLAN.seeds
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_recipe_or_draw_has_cells_of_its_own(tmp_path: Path) -> None:
+    keys = {PLAN.key, Plan(recipe=FewDigits(steps=9)).key, Plan(recipe=FewDigits(), count=3).key}
+    assert len(keys) == 3
