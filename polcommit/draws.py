@@ -57,8 +57,9 @@ class Drawn:
 
     @property
     def checked(self) -> tuple[int, ...]:
-        """As `checked_sketches`."""
-        return checked_sketches(self.opened_kept, self.pinned)
+        """Steps of the opened states that sketches are compared with, rising: of all that have both."""
+        sketched = {*self.kept, *self.fine}
+        return tuple(step for step in self.opened if step in sketched)
 
     @property
     def opened(self) -> tuple[int, ...]:
@@ -198,14 +199,10 @@ class Added:
     pinned: tuple[int, ...]             # challenged steps before and after which the sketches are checked
 
 
-def checked_sketches(opened_kept: Sequence[int], pinned: Sequence[int]) -> tuple[int, ...]:
-    """Steps of the opened states that sketches are compared with, rising."""
-    return tuple(sorted({*opened_kept, *pinned, *(step - 1 for step in pinned)}))
-
-
 def opened_states(challenged: Sequence[int], opened_kept: Sequence[int], pinned: Sequence[int]) -> tuple[int, ...]:
-    """Steps whose full state is opened, rising: before each challenged step, and where sketches are checked."""
-    return tuple(sorted({*(step - 1 for step in challenged), *checked_sketches(opened_kept, pinned)}))
+    """Steps whose full state is opened, rising: before each challenged step, before and after each pinned one, and
+    the kept ones that were drawn."""
+    return tuple(sorted({*(step - 1 for step in challenged), *opened_kept, *pinned, *(step - 1 for step in pinned)}))
 
 
 class Screened:

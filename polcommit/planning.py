@@ -13,6 +13,7 @@ from decimal import Context, Decimal, localcontext
 from polcommit import sampling
 from polcommit.errors import UsageError
 from polcommit.records.run import MAX_KEPT, MAX_STEPS
+from polcommit.screens import LARGEST, LEAST_KEPT
 
 #: Top-Q in the set-up of the papers: k = 10, and 200 epochs of CIFAR-10, which are 78,000 steps.
 TOP_Q, INTERVAL, EPOCH_STEPS = 5, 10, 390
@@ -35,6 +36,7 @@ class Regeneration:
     worst: int
     beyond_expected: float
     beyond_worst: int
+    looking: int                # besides, at most: to look into the intervals with the largest displacements (`screens`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class Plan:
     forged: int                 # m, steps that make up the fraction
     asked: float
     drawn: int                  # n
+    added: int                  # steps that the largest displacements add, flagged or not; they detect nothing by chance
     probability: float          # of meeting at least one of m
     single: float               # of meeting the one forged step of a run with no other
     prover: tuple[Regeneration, ...]
@@ -92,6 +95,7 @@ def plan(
         forged=forged,
         asked=detect,
         drawn=drawn,
+        added=min(LARGEST, steps - drawn),
         probability=sampling.detection(steps, forged, drawn),
         single=drawn / steps,
         prover=tuple(regeneration(steps, keep, drawn) for keep in keeps),
@@ -125,6 +129,8 @@ def regeneration(steps: int, keep: int, drawn: int) -> Regeneration:
         worst=reached * (keep - 1) + max(0, tail - 1),
         beyond_expected=float(last),
         beyond_worst=reached * keep + tail,
+        # each is walked twice: to sketch its states, and to open the one before its largest step
+        looking=min(2 * LARGEST * keep, 2 * steps) if len(intervals) + whole >= LEAST_KEPT else 0,
     )
 
 

@@ -271,7 +271,8 @@ def pinned_steps(
 ) -> tuple[int, ...]:
     """Of each stretch the step with the largest displacement, rising; of equal ones the first, and one that is not
     finite before all others. The sketches before and after it are compared with opened states, so that the largest
-    displacement that is claimed is a true one, and a jump cannot be told as lying elsewhere."""
+    displacement that is claimed is a true one. What is claimed of the other states of a stretch is the prover's word:
+    a jump can still be told as many steps, each no larger than the largest true one (docs/decisions/0016)."""
     pinned = set()
     for first, last in stretches:
         lengths = [norm(sketches[step - 1], sketches[step]) for step in range(first, last + 1)]

@@ -240,7 +240,7 @@ def test_a_jump_cannot_be_told_as_lying_elsewhere_in_its_stretch() -> None:
         def told(self, step: int, sketches: dict[int, Floats]) -> Floats:
             return sketches[9] if step in (10, 11) else sketches[step]      # 10 jumps; 9 and 12 are kept
 
-    rejected(answered(long(Elsewhere), steps=(1,)), "V8", "sketch", at=11)
+    rejected(answered(long(Elsewhere), steps=(1,)), "V8", "sketch", at=10)
 
 
 def test_sketches_that_are_not_numbers_are_flagged() -> None:

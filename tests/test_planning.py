@@ -45,6 +45,7 @@ def counted_out(steps: int, keep: int, drawn: int) -> planning.Regeneration:
         worst=max(before),
         beyond_expected=float(Fraction(sum(beyond), len(costs))),
         beyond_worst=max(beyond),
+        looking=0,
     )
 
 

@@ -55,9 +55,10 @@ def _plain(found: Plan) -> dict[str, Any]:
         "draw": found.drawn,
         "probability": found.probability,
         "probability of one forged step": found.single,
+        "added": found.added,
         "verifier": {
-            "same environment": _cost(found, found.drawn),
-            "another environment": _cost(found, 2 * found.drawn),
+            "same environment": _cost(found, found.drawn + found.added),
+            "another environment": _cost(found, 2 * (found.drawn + found.added)),
         },
         "prover": [_plain_regeneration(found, each) for each in found.prover],
         "top-q": {
@@ -78,9 +79,12 @@ def _plain_regeneration(found: Plan, each: Regeneration) -> dict[str, Any]:
     return {
         "keep": each.keep,
         "kept states": each.kept,
-        "same environment": {"expected": _cost(found, each.expected), "worst": _cost(found, each.worst)},
+        "same environment": {
+            "expected": _cost(found, each.expected + each.looking), "worst": _cost(found, each.worst + each.looking)
+        },
         "another environment": {
-            "expected": _cost(found, each.beyond_expected), "worst": _cost(found, each.beyond_worst)
+            "expected": _cost(found, each.beyond_expected + each.looking),
+            "worst": _cost(found, each.beyond_worst + each.looking),
         },
     }  # fmt: skip
 
@@ -88,17 +92,19 @@ def _plain_regeneration(found: Plan, each: Regeneration) -> dict[str, Any]:
 def _text(found: Plan) -> str:
     top = found.top_q
     lines = [
-        ("draw", f"{found.drawn} of {found.steps} steps"),
+        ("draw", f"{found.drawn} of {found.steps} steps, and {found.added} with the largest displacements"),
         ("detects", f"{found.forged} forged of {found.steps} with probability {_probability(found.probability)}"),
         *[("", f"1 forged of {found.steps} with probability {_probability(found.single)}")][: found.forged > 1],
-        ("verifier", f"re-executes {_share(found, found.drawn)}"),
-        ("", f"twice, {_share(found, 2 * found.drawn)}, in another environment"),
+        ("verifier", f"re-executes {_share(found, found.drawn + found.added)}"),
+        ("", f"twice, {_share(found, 2 * (found.drawn + found.added))}, in another environment"),
     ]
     for each in found.prover:
         lines += [
             (f"prover, keep {each.keep}", f"keeps {each.kept} full states"),
-            ("", f"re-executes {_share(found, each.expected)}, at worst {_share(found, each.worst)}"),
-            ("", f"{_share(found, each.beyond_expected)}, at worst {_share(found, each.beyond_worst)}, "
+            ("", f"re-executes {_share(found, each.expected + each.looking)}, "
+             f"at worst {_share(found, each.worst + each.looking)}"),
+            ("", f"{_share(found, each.beyond_expected + each.looking)}, "
+             f"at worst {_share(found, each.beyond_worst + each.looking)}, "
              "for a verifier in another environment"),
         ]  # fmt: skip
     lines += [

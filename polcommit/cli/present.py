@@ -13,7 +13,7 @@ CHECKED = {
     "V2": "right chain, contract and account",
     "V3": "signed by the prover, inside and out",
     "V4": "commitments open, heads extend others",
-    "V5": "all terms fixed before the beacon",
+    "V5": "terms as registered, or as in the manifest",
     "V6": "the steps are the ones drawn",
     "V7": "leaves, rates, samples as registered",
     "V8": "opened states as committed",

@@ -27,7 +27,7 @@ class EarlierChallenge(Record):
 
     id: int
     verifier: Bytes32
-    outcome: str                    # a verdict, or 'unanswered'
+    outcome: str                    # a verdict, 'refused', 'not reproduced' or 'unanswered'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Verdict(Record):
     registrations: tuple[int, int]  # of the account: registered, and of those anchored
     budgets: tuple[Budget, ...]
     findings: tuple[Finding, ...]
-    checks: tuple[tuple[str, str], ...]     # ('V1', 'passed'), ...: 'passed', 'failed', 'not settled', 'not checked'
+    checks: tuple[tuple[str, str], ...]     # ('V1', 'passed'), ...: 'passed', 'failed', 'flagged', …
     environment: Bytes32 | None     # digest of the fingerprint that re-execution ran under
     model: Bytes32 | None           # digest of the released model's file, where one was compared
     sketched: int                   # kept states whose sketches were compared

@@ -23,8 +23,8 @@ class OrdinaryRamp(TrajectorySpoof):
     title = "reaches the stolen model by updates that look ordinary in every sketch"
     source = "polcommit"
     knows = frozenset({"W_T", "architecture", "data", "tolerance", "screens"})
-    lean = 0.5          # of an update's length, along the way, when the ramp begins
-    hurry = 1.3         # over the mean lean that is needed, so as not to be late
+    lean = 0.3          # of an update's length, along the way, when the ramp begins
+    hurry = 1.5         # over the mean lean that is needed, so as not to be late
     warm_up = 5         # honest steps, at the least: how long updates are has to be known
 
     def forge(self, stage: Stage) -> None:

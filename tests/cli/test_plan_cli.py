@@ -14,11 +14,11 @@ ASKED = ("--detect", 0.99, "--fraction", 0.05, "--steps", 78000, "--keep", 100)
 
 def test_both_intervals_between_kept_states_are_printed() -> None:
     lines = ok(polcommit("plan", *ASKED)).out.splitlines()
-    assert lines[0].split() == ["draw:", "90", "of", "78000", "steps"]
+    assert lines[0].split() == ["draw:", "90", "of", "78000", "steps,", *"and 2 with the largest displacements".split()]
     text = "\n".join(lines)
     for expected in (
         "3900 forged of 78000 with probability 0.9901", "1 forged of 78000 with probability 0.0012",
-        "re-executes 90 steps (0.115 %)", "prover, keep 100:", "prover, keep 25:", "keeps 781 full states",
+        "re-executes 92 steps (0.118 %)", "prover, keep 100:", "prover, keep 25:", "keeps 781 full states",
         "re-executes 10000 steps (12.8 %): 5 times 10 in each epoch of 390", "with small updates with probability 0",
     ):  # fmt: skip
         assert expected in text
@@ -28,14 +28,14 @@ def test_json_holds_what_the_library_says() -> None:
     found = json.loads(ok(polcommit("plan", *ASKED, "--json")).out)
     known = planning.plan(78000, detect=0.99, fraction=0.05, keeps=(100, 25))
     assert (found["draw"], found["forged"], found["probability"]) == (known.drawn, known.forged, known.probability)
-    assert found["verifier"]["another environment"] == {"steps": 180, "share": 180 / 78000}
+    assert found["verifier"]["another environment"] == {"steps": 184, "share": 184 / 78000}
     assert [each["keep"] for each in found["prover"]] == [100, 25]
     for each, regeneration in zip(found["prover"], known.prover, strict=True):
         assert each["kept states"] == regeneration.kept
-        assert each["same environment"]["expected"]["steps"] == regeneration.expected
-        assert each["same environment"]["worst"]["steps"] == regeneration.worst
-        assert each["another environment"]["expected"]["share"] == regeneration.beyond_expected / 78000
-        assert each["another environment"]["worst"]["steps"] == regeneration.beyond_worst
+        assert each["same environment"]["expected"]["steps"] == regeneration.expected + regeneration.looking
+        assert each["same environment"]["worst"]["steps"] == regeneration.worst + regeneration.looking
+        assert each["another environment"]["expected"]["share"] == (regeneration.beyond_expected + regeneration.looking) / 78000
+        assert each["another environment"]["worst"]["steps"] == regeneration.beyond_worst + regeneration.looking
     assert found["top-q"]["share"] == 10000 / 78000
     assert found["top-q"]["probability"] == {"forged at random": known.top_q.uniform, "blindfold": 0.0}
 

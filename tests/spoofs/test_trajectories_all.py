@@ -17,7 +17,7 @@ from polcommit.spoofs.catalogue import SPOOFS, find_spoof
 from polcommit.spoofs.checkpoint import flat
 from polcommit.spoofs.plain.log import Log
 from polcommit.spoofs.plain.stage import PlainStage, open_stage
-from polcommit.spoofs.plain.trial import victim
+from polcommit.spoofs.plain.trial import run_plain, victim
 from polcommit.spoofs.plain.verifier import Terms
 from polcommit.spoofs.smuggling_states import ForgedScheduler
 
@@ -85,6 +85,14 @@ def test_on_a_transformer_with_adam(spoof: type[TrajectorySpoof], gpt: Gpt) -> N
             check(spoof, stage)
         return
     check(spoof, stage)
+
+
+def test_a_forged_scheduler_goes_by_a_schedule_of_its_own_and_plain_proofs_take_it(gpt: Gpt) -> None:
+    spoof = ForgedScheduler()
+    result = run_plain(spoof, gpt, 0, Terms(interval=1, top=None))
+    difference = spoof.notes["largest difference of rates"]
+    assert isinstance(difference, float) and difference > 0.1 * gpt.peak
+    assert result.accepted and result.report.largest == 0.0
 
 
 # the catalogue
