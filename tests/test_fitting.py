@@ -91,6 +91,18 @@ def test_noise_has_a_floor_and_no_bound_relative_to_itself() -> None:
     assert bias.floor < 1e-6        # a share of the whole gradient's norm, which is 1
 
 
+def test_an_element_may_be_zero_by_accident_and_a_row_may_not() -> None:
+    def large(zeros: int) -> Measured:
+        weight = TensorDistance(name="weight", distance=1e-6, opened=1.0, here=1.0, size=16_384, zeros=zeros)
+        return step(random.Random(0), tensors=(tensor("bias", 1e-10, 1.0), weight))
+
+    zeros = {bound.name: bound.zeros for bound in fitted([group([large(0)] * 5)], []).tensors}
+    assert zeros == {"bias": 0, "weight": 4}
+    assert fitted([group([large(0), large(3)])], []).tensors[1].zeros == 6
+    with pytest.raises(Refuted, match="zeros in the gradient of weight"):
+        verdict(fitted([group([large(0)] * 5)], []), large(64))
+
+
 def test_what_is_rare_has_room_in_a_step_and_not_in_every_step_of_a_draw() -> None:
     profile = fitted([group(honest(20))], [*[stressed(1e-5)] * 299, stressed(0.04)])
     assert profile.alpha == pytest.approx(0.04)

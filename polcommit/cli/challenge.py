@@ -104,6 +104,8 @@ def challenge(
         require_torch("re-executing steps")
         if command is None and opening is None:
             raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
+    if gradients and no_follow_up:
+        raise UsageError("--gradients and --no-follow-up exclude one another")
     ask = replace(ask_for(steps, count, detect, fraction, with_openings), gradients=gradients)
     common.require_writable(out or Path("evidence"), request, receipt)
     options = Options(_model(model), threads, device, recipes, settings=settings, demanded=noise.read(profiles))
@@ -207,11 +209,12 @@ class _Job:
 
         try:
             with common.progress("waiting for the draw") as bar:
-                return challenging.send(self.verifier, folder, bar)
+                challenge = challenging.send(self.verifier, folder, bar)
         except BaseException:
             if folder.pending is not None:      # signed, and perhaps sent
                 _say_resumable(folder.id or self._challenges().waiting(self.run)[-1])
             raise
+        return replace(challenge, gradients=challenge.gradients and self.options.follow_up)
 
     def write_request(self, folder: ChallengeFolder, path: Path) -> int:
         """The first of the three files."""
@@ -280,7 +283,11 @@ class _Job:
             common.say(wanted.message)
         challenge = replace(challenge, gradients=True)
         prover.send(message(challenge))
-        return self._verify(folder, challenge, prover.answers)
+        try:
+            return self._verify(folder, challenge, prover.answers)
+        except ProverUnavailable:
+            common.say(f"'--resume {challenge.id} --no-follow-up' gives the verdict as it stands without them")
+            raise
 
     def _verify(self, folder: ChallengeFolder, challenge: ChallengeRecord, answer: IO[bytes]) -> tuple[int, Receipt]:
         from typing import BinaryIO

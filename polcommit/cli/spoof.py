@@ -46,7 +46,7 @@ def list_spoofs(families: tuple[str, ...], as_json: bool) -> None:
     from polcommit.spoofs.base import TrajectorySpoof
 
     found = _chosen((), families)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": kind.name, "family": kind.family, "title": kind.title, "source": kind.source,
             "knows": sorted(kind.knows), "kind": "states" if issubclass(kind, TrajectorySpoof) else "protocol",

@@ -30,6 +30,8 @@ HEAVY = 10.0
 LEAST = 2.0**-20
 #: Of one tensor, likewise: a rounding of the whole gradient.
 LEAST_FLOOR = 2.0**-23
+#: Elements of a tensor that may by accident be zero in one of the two only: one in so many, up to so many.
+ELEMENTS, LEAST_ZEROS = 256, 4
 #: Of cosines: the largest single one by this factor, deviations by this one, and the mean by so many standard errors.
 COSINE_SAFETY, DEVIATION_SAFETY, ERRORS = 1.5, 1.25, 2.0
 LEAST_DEVIATION, LEAST_COSINE = 0.02, 0.25
@@ -176,14 +178,15 @@ def _tensors(steps: Sequence[Measured], stressed: Sequence[Stressed], alpha: flo
     honest: dict[str, list[Values]] = {}
     rare: dict[str, list[Values]] = {}
     zeros: dict[str, int] = {}
-    found = [(honest, step.tensors, min(step.opened, step.here)) for step in steps]
-    for values, tensors, unit in [*found, *((rare, step.tensors, step.norm) for step in stressed)]:
+    own = [(honest, step.tensors, min(step.opened, step.here)) for step in steps]
+    for values, tensors, unit in [*own, *((rare, step.tensors, step.norm) for step in stressed)]:
         for tensor in tensors:
             triple = (tensor.distance, min(tensor.opened, tensor.here), unit)
             values.setdefault(tensor.name, []).append(triple)
-            zeros[tensor.name] = max(zeros.get(tensor.name, 0), tensor.zeros)
+            accident = min(LEAST_ZEROS, tensor.size // ELEMENTS)
+            zeros[tensor.name] = max(zeros.get(tensor.name, accident), 2 * tensor.zeros)
     return tuple(
-        _tensor(name, values, rare.get(name, []), 2 * zeros[name], alpha) for name, values in sorted(honest.items())
+        _tensor(name, values, rare.get(name, []), zeros[name], alpha) for name, values in sorted(honest.items())
     )
 
 
@@ -204,11 +207,8 @@ def _buffers(steps: Sequence[Measured]) -> tuple[Bound, ...]:
             if math.isfinite(buffer.distance):
                 norm = min(buffer.opened, buffer.here)
                 found.setdefault(buffer.name, []).append((FORWARD * buffer.distance, norm, 1.0))
-    bounds = {name: _least(values) for name, values in found.items()}
-    return tuple(
-        Bound(name=name, relative=max(LEAST, relative), floor=floor, zeros=0)
-        for name, (relative, floor) in sorted(bounds.items())
-    )
+    bounds = ((name, *_least(values)) for name, values in sorted(found.items()))
+    return tuple(Bound(name=name, relative=max(LEAST, own), floor=floor, zeros=0) for name, own, floor in bounds)
 
 
 def _least(values: Sequence[Values]) -> tuple[float, float]:
@@ -311,9 +311,7 @@ def _quantiles(
         "gradient": [_ratio(step.distance, min(step.opened, step.here)) for step in steps],
         "gradient, stressed": [_ratio(step.distance, step.norm) for step in stressed],
         "preconditioned": [_ratio(*step.preconditioned) for step in steps if step.preconditioned is not None],
-        "preconditioned, stressed": [
-            _ratio(*step.preconditioned) for step in stressed if step.preconditioned is not None
-        ],
+        "preconditioned, stressed": [_ratio(*step.preconditioned) for step in stressed if step.preconditioned],
         "update, of what is allowed": [step.update[1] for step in steps],
         "cosine towards the last weights": [step.towards for step in steps],
         "cosine of two residuals": [cosine for group in groups for cosine in group.residuals],

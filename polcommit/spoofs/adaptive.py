@@ -9,7 +9,6 @@ the notes says how much of the way from W_0 to W_T is left.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,8 +31,7 @@ from polcommit.training.step import named_parameters
 
 DRAWN = 90              # steps that a quiet forger expects a challenge to draw
 MARGIN = 0.01           # of cosines, that it leaves to chance
-ROOM = 0.95             # of α_D: the second moment changes with what is opened
-SLACK = 0.9             # of what the comparison of updates allows: the addition is rounded too
+SLACK = 0.75            # of what the comparison of updates allows: the addition is rounded too
 
 
 class Steering(TrajectorySpoof):
@@ -74,7 +72,7 @@ class Steering(TrajectorySpoof):
 
         def between() -> None:
             names, gradient = _gradient(engine)
-            limits = _roomy(within(profile, list(names)))
+            limits = within(profile, list(names))
             _put(engine, names, gradient + self.bent(forger, limits, names, gradient, scale))
             self.opened[batch.step] = _copied(engine)
 
@@ -150,7 +148,7 @@ class QuietSteering(Steering):
     ) -> torch.Tensor:  # fmt: skip
         profile = self._profile(forger.stage)
         held = within(profile, list(names), drawn=DRAWN)
-        bender, away = Bender(list(names.values()), _roomy(held)), _away(forger, names)
+        bender, away = Bender(list(names.values()), held), _away(forger, names)
         aligned = torch.tensor([threshold(profile.towards, DRAWN) - MARGIN])
         paired = torch.tensor([threshold(profile.pairs, Residuals.MOST // 2) - MARGIN])
         full = bender.bend(gradient, away, scale)
@@ -176,7 +174,7 @@ class DecoySteering(QuietSteering):
             small = -self.small * away * gradient.norm() / away.norm().clamp_min(1e-30)
             return torch.where(gradient == 0, 0.0, small)
         held = within(self._profile(forger.stage), list(names), drawn=DRAWN, every=2)
-        return Bender(list(names.values()), _roomy(held)).bend(gradient, away, scale)
+        return Bender(list(names.values()), held).bend(gradient, away, scale)
 
 
 class StructuralZeros(Steering):
@@ -279,7 +277,3 @@ def _scale(engine: Engine, batch: FetchedBatch) -> torch.Tensor | None:
     saved.load(engine.state)
     return torch.cat(parts)[None]
 
-
-def _roomy(limits: Limits) -> Limits:
-    """The same, with some room for what D is once the bent gradient is in it."""
-    return replace(limits, preconditioned=ROOM * limits.preconditioned)

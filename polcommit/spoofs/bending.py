@@ -21,6 +21,7 @@ from polcommit.tolerance import threshold
 Lanes = torch.Tensor        # (L, n)
 
 _ROUNDING = 1 - 1e-4        # what g + δ loses when it is rounded to float32 stays inside the bounds
+_ROOM = 0.9         # of α_D: D is known with the true gradient, and will be that with the opened one
 _HELD = 0.9         # of a mean that may not be exceeded: which steps are drawn is chance
 _TINY = 1e-30
 _SHARES = 257       # mixtures of bending and noise that are looked at
@@ -65,7 +66,7 @@ def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: flo
             own = min(own, every * _HELD * threshold(profile.distances_preconditioned, drawn))
     return Limits(
         torch.tensor([alpha]),
-        torch.tensor([torch.inf if own is None else own]),
+        torch.tensor([torch.inf if own is None else _ROOM * own]),
         torch.tensor([[bounds[name].relative for name in names]]),
         torch.tensor([[bounds[name].floor for name in names]]),
         torch.ones(1, dtype=torch.bool),

@@ -107,8 +107,8 @@ def permutation(model: nn.Module, generator: torch.Generator) -> Change:
         order = torch.randperm(width, generator=generator)
         for layer in (inner, norm):
             if layer is not None:
-                names = dict(place.get_submodule(layer).named_parameters())
-                names |= dict(place.get_submodule(layer).named_buffers())
+                inside = place.get_submodule(layer)
+                names = [name for held in (inside.named_parameters(), inside.named_buffers()) for name, _ in held]
                 moved |= {f"{prefix_of(model, place)}{layer}.{name}": (0, order) for name in names}
         moved[f"{prefix_of(model, place)}{outer}.weight"] = (1, order)
 
@@ -136,7 +136,9 @@ def _hidden_units(model: nn.Module) -> Iterator[tuple[nn.Module, str, str | None
         held = dict(place.named_children())
         for inner, norm, outer in HIDDEN:
             if inner in held and outer in held and (norm is None or norm in held):
-                yield place, inner, norm, outer, int(held[inner].weight.shape[0])
+                weight = held[inner].weight
+                assert isinstance(weight, torch.Tensor)
+                yield place, inner, norm, outer, weight.shape[0]
 
 
 def prefix_of(model: nn.Module, place: nn.Module) -> str:

@@ -29,8 +29,7 @@ from polcommit.spoofs import figures
 from polcommit.spoofs.alignment_draws import upper_bound
 from polcommit.spoofs.honest_jobs import Job, run_jobs
 from polcommit.spoofs.honest_page import draw, section
-from polcommit.spoofs.honest_runs import Trajectory, VariedResNet, recipes, train
-from polcommit.spoofs.honest_screens import false_flags
+from polcommit.spoofs.honest_runs import VariedResNet, recipes
 from polcommit.tolerance import check_alignment, judge, reach
 from polcommit.training.environment import set_determinism
 from polcommit.training.loading import Loader
@@ -225,20 +224,12 @@ def measure(folder: Path, steps: int = STEPS, seeds: int = SEEDS, only: str = ""
     for run in planned(folder, steps, seeds):
         if run.kind.startswith(only):
             kinds[run.kind].append(run)
-    rows, trajectories = [], []
-    for kind, runs in kinds.items():
-        rows.append(_kind(folder / kind.replace(" ", "-"), kind, runs))
-        trajectories += [trajectory for run in runs if not run.calibration for trajectory in _sketched(run)]
+    rows = [_kind(folder / kind.replace(" ", "-"), kind, runs) for kind, runs in kinds.items()]
     judged = sum(row["runs"] for row in rows)
     return {
         "steps": steps, "judged": JUDGED, "measured": MEASURED, "here": HERE, "elsewhere": elsewhere(), "small": SMALL,
         "runs": judged, "kinds": rows, "upper": upper_bound(0, judged),
-        "screens": false_flags(trajectories),
     }  # fmt: skip
-
-
-def _sketched(run: Planned) -> list[Trajectory]:
-    return train(f"{run.kind} {run.schedule}", run.recipe, run.seed, [sha256(run.seed).digest()])
 
 
 def _kind(folder: Path, kind: str, runs: Sequence[Planned]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SCREENS = "How often the screens flag steps of honest runs is measured on longer ones: [Screens](screens.md)."
+
+
 def section(result: Mapping[str, Any]) -> str:
     """The part of docs/soundness.md between its markers."""
     kinds, runs = result["kinds"], result["runs"]
@@ -33,7 +36,7 @@ def section(result: Mapping[str, Any]) -> str:
             "relative distance of a gradient:"
         ),
         figures.table(header, rows),
-        _failures(result), _reaches(result), _screens(result),
+        _failures(result), _reaches(result), SCREENS,
         "![Largest relative distances of honest runs, and the tolerance](figures/honest.svg)",
     ))  # fmt: skip
 
@@ -61,15 +64,6 @@ def _reaches(result: Mapping[str, Any]) -> str:
         f"default policy would not accept the run, in {above} of the judgements; the largest is {largest:.2g}. Larger "
         "draws have a smaller reach."
     )
-
-
-def _screens(result: Mapping[str, Any]) -> str:
-    rows = [
-        [row["keep"], row["steps"], row["flagged"]["any"], figures.share(row["flagged"]["any"] / row["steps"])]
-        for row in result["screens"]
-    ]
-    text = figures.paragraph("Steps of the same runs that a screen flags, by how many steps lie between kept states:")
-    return text + "\n\n" + figures.table(["keep", "honest steps", "in a flag", "share"], rows)
 
 
 def draw(axes: Axes, result: Mapping[str, Any]) -> None:

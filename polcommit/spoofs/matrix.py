@@ -35,6 +35,7 @@ from polcommit.transcript import configuration_digest
 
 PLAIN = "plain PoL"
 OPPONENTS = (PLAIN, *MODES)
+NOT_THERE = "plain PoL has no keys, ledger, draws or openings to attack"
 SEEDS = 5
 RECIPE = Digits(steps=160, batch=16, width=8)       # as plain PoL's own table: enough steps for a line to be within δ
 TERMS = Terms(interval=1, top=5)
@@ -175,7 +176,7 @@ def plain_trial(kind: type[Spoof], recipe: Recipe, seed: int, terms: Terms = TER
 
 def _plain(kind: type[Spoof], recipe: Recipe, seed: int, terms: Terms) -> Mapping[str, Any]:
     if not issubclass(kind, TrajectorySpoof):
-        raise PreconditionNotMet("plain PoL has no keys, ledger, draws or openings to attack")
+        raise PreconditionNotMet(NOT_THERE)
     made = submit(kind(), recipe, seed, terms)
     every = judge(made, replace(terms, top=None))
     top = judge(made, terms, narrowed(every.report, made.log, recipe, terms))
@@ -252,7 +253,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         cells = row["cells"]
         mark = " †" if row["registration alone stops it"] else ""
-        ended = [_shown(cells.get(mode, ()), mode) for mode in MODES]
+        ended = [_shown(cells.get(mode, ())) for mode in MODES]
         stopped = _common([cell["why"] for mode in MODES for cell in cells.get(mode, ()) if _stopped(cell)])
         cost = _mean([cell["cost"] for mode in MODES for cell in cells.get(mode, ()) if cell.get("cost") is not None])
         rows.append((
@@ -267,7 +268,7 @@ def _stopped(cell: Cell) -> bool:
     return cell["outcome"] in ("rejected", "inconclusive", "refused")
 
 
-def _shown(cells: Sequence[Cell], mode: str) -> str:
+def _shown(cells: Sequence[Cell]) -> str:
     """How the trials in one kind of runs ended: '5 rejected', or '**2 accepted**, 3 rejected'."""
     if not cells:
         return ""
@@ -282,7 +283,7 @@ def _shown(cells: Sequence[Cell], mode: str) -> str:
 def _fooled(cells: Sequence[Cell]) -> str:
     tried = [cell for cell in cells if cell["outcome"] in ("accepted", "missed", "rejected")]
     if not tried:
-        return "–" if not cells else _shown(cells, PLAIN)
+        return "–" if any(cell["why"] == NOT_THERE for cell in cells) else _shown(cells)
     top = sum(cell["outcome"] == "accepted" for cell in tried)
     every = sum(cell["every interval"] == "accepted" for cell in tried)
     return f"{top}, {every} of {len(tried)}" if top or every else f"not either: 0 of {len(tried)}"

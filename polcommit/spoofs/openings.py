@@ -197,11 +197,11 @@ class ForeignEnvironment(OpeningSpoof):
         recipe, here = arena.setting.recipe, fingerprint(arena.setting.recipe.device)
         for profile in profiles:
             claimed = _other_side(profile, here)
-            fits = {
-                "recipe": recipe_name(recipe), "recipe_source": type(recipe).source_digest(),
-                "configuration": recipe.configuration(), "claimed": claimed, "here": here,
-            }  # fmt: skip
-            if claimed != here and find((profile,), **fits) is not None:
+            fits = find(
+                (profile,), recipe=recipe_name(recipe), recipe_source=type(recipe).source_digest(),
+                configuration=recipe.configuration(), claimed=claimed, here=here,
+            )  # fmt: skip
+            if claimed != here and fits is not None:
                 self.notes["profile"] = profile.name
                 return claimed
         self.notes["profile"] = "none"

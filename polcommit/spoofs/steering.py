@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from polcommit.profiles import Profile, from_json, to_json
 from polcommit.replaying import Measured
 from polcommit.session.calibrate import Plan, calibrate, reference
 from polcommit.session.environments import EnvironmentSettings
+from polcommit.session.noise import shipped
 from polcommit.spoofs import figures
 from polcommit.spoofs.alignment_draws import draws, measured, summary
 from polcommit.spoofs.bending import Limits, join, lemma, within
@@ -41,6 +43,7 @@ LABEL = "polcommit soundness steering"          # all that is random here derive
 LENGTHS = (1_000, 10_000, 100_000)
 ALPHAS = (0.0, 0.001, 0.02, 0.1, 0.5, 1.0)      # of Lemma 3 alone
 RATES = {"sgd": 0.05, "adamw": 0.003}           # the best of a few that were tried with 2,000 steps
+SHIPPED = "digits-cpu"          # the profile whose tensors have the names of this net's
 AGAINST = ("onednn=off,threads=1", "capability=default,threads=1")
 DRAWN, CHALLENGES = 90, 4                       # steps of a challenge (99 % of 5 %), and how many challenges are tried
 #: Variants that mean to pass test 3: one step in how many they bend.
@@ -78,29 +81,38 @@ def _quietly(done: int, total: int) -> None:
 # --- the forgers ----------------------------------------------------------------------------------------------
 
 
-def forgers(optimizer: str, profile: Profile, *, all_alphas: bool = True) -> list[Forger]:
-    """Everyone who is tried: Lemma 3 alone at each α, and all of test 1 under the profile."""
-    common: dict[str, Any] = {"optimizer": optimizer, "rate": RATES[optimizer]}
+def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
+    """Everyone who is tried: Lemma 3 alone at each α (in long runs two of them), and all of test 1 under the profile.
+
+    Under the profile that ships, those who came furthest under the others.
+    """
+    optimizer = name if name in OPTIMIZERS else "sgd"
+    common: dict[str, Any] = {"optimizer": optimizer, "rate": RATES[optimizer], "profile": name}
+    quiet: dict[str, Any] = {
+        "variant": "quiet",
+        "aligned": threshold(profile.towards, DRAWN) - MARGIN,
+        "paired": threshold(profile.pairs, Residuals.MOST // 2) - MARGIN,
+    }
+    if name == SHIPPED:
+        everyone = [Forger(labels=each, **common, **how) for each in LABELS[1:] for how in ({}, quiet)]
+        return [*everyone, Forger(labels="random", variant="bursts", **common)]
     lemmas = [("random", 0.02), ("random", profile.alpha)]
-    if all_alphas:
+    if not long:
         lemmas += [("clean", alpha) for alpha in ALPHAS] + [("noisy", 0.02)]
     everyone = [Forger(labels=labels, alpha=alpha, **common) for labels, alpha in lemmas]
-    everyone += [Forger(labels=labels, **common) for labels in LABELS]
-    aligned = threshold(profile.towards, DRAWN) - MARGIN
-    paired = threshold(profile.pairs, Residuals.MOST // 2) - MARGIN
-    everyone += [Forger(labels=each, variant="quiet", aligned=aligned, paired=paired, **common) for each in LABELS]
-    everyone += [Forger(labels="random", variant=name, **common) for name in ("decoy", "bursts", "slack")]
+    everyone += [Forger(labels=each, **common, **how) for how in ({}, quiet) for each in LABELS]
+    everyone += [Forger(labels="random", variant=variant, **common) for variant in ("decoy", "bursts", "slack")]
     return everyone
 
 
 def steer(steps: int, profiles: Mapping[str, Profile]) -> Run:
-    """Everyone's run of so many steps; in the longest, without those that Lemma 3 alone binds on clean labels."""
+    """Everyone's run of so many steps."""
     recipe = SteeredDigits(steps=steps)
     names = Side(recipe, ["clean"]).names
     everyone: list[Forger] = []
     limits: list[Limits] = []
-    for optimizer, profile in profiles.items():
-        mine = forgers(optimizer, profile, all_alphas=steps < max(LENGTHS))
+    for name, profile in profiles.items():
+        mine = forgers(name, profile, long=steps >= max(LENGTHS))
         everyone += mine
         limits += [_limits(each, profile, names) for each in mine]
     goals = trained(SteeredDigits(steps=TRAINING), _seed("victim"), RATES)
@@ -177,7 +189,7 @@ def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
     rows = []
     distance, moved, stride = torch.stack(run.distance), torch.stack(run.moved), torch.stack(run.stride)
     for lane, forger in enumerate(run.forgers):
-        alpha, profile = forger.alpha, profiles[forger.optimizer]
+        alpha, profile = forger.alpha, profiles[forger.profile]
         if alpha is None:       # as test 4 has it for a draw of this size
             alpha = threshold(profile.distances_preconditioned or profile.distances, DRAWN)
         reach = alpha * stride[:, lane] / moved[:, lane].clamp_min(1e-30)
@@ -185,7 +197,7 @@ def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
         found = alignment(run, lane, profile)
         assert run.accuracy is not None
         rows.append({
-            "optimizer": forger.optimizer, "labels": forger.labels, "variant": forger.variant, "alpha": forger.alpha,
+            "optimizer": forger.optimizer, "profile": forger.profile, "labels": forger.labels, "variant": forger.variant, "alpha": forger.alpha,
             "test 1": "Lemma 3" if forger.alpha is not None else "all of it",
             "least": float(distance[:, lane].min()), "end": float(distance[-1, lane]),
             "reach": float(reach[-1]),
@@ -204,22 +216,22 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
     """The whole experiment; parts that `cache` holds are not made again."""
     cache.mkdir(parents=True, exist_ok=True)
     profiles = {optimizer: calibrated(optimizer, cache) for optimizer in OPTIMIZERS}
-    runs = [
-        _cached(cache / f"run-{steps}.json", lambda t=steps: {  # type: ignore[misc]
-            "steps": t, "forgers": results(steer(t, profiles), profiles),
-        })
-        for steps in lengths
-    ]  # fmt: skip
+    profiles |= {profile.name: profile for profile in shipped() if profile.name == SHIPPED}
+    runs = [_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles)) for steps in lengths]
     return {
         "recipe": dict(SteeredDigits().configuration()), "rates": RATES, "drawn": DRAWN, "challenges": CHALLENGES,
         "profiles": {name: _of_profile(profile) for name, profile in profiles.items()},
         "runs": runs,
         "zeros": _cached(cache / "zeros.json", moved_embeddings),
         "honest": {
-            name: summary(draws(name, RATES[name], honest, cache / f"draws-{name}.jsonl"), profile)
-            for name, profile in profiles.items()
+            name: summary(draws(name, RATES[name], honest, cache / f"draws-{name}.jsonl"), profiles[name])
+            for name in OPTIMIZERS
         },
     }  # fmt: skip
+
+
+def _one(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    return {"steps": steps, "forgers": results(steer(steps, profiles), profiles)}
 
 
 def _of_profile(profile: Profile) -> dict[str, Any]:
@@ -236,7 +248,7 @@ def _of_profile(profile: Profile) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cached(path: Path, make: Any) -> Mapping[str, Any]:
+def _cached(path: Path, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     if not path.exists():
         made = path.with_suffix(".part")
         made.write_text(json.dumps(make(), allow_nan=False), "utf-8")

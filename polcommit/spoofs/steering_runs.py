@@ -38,6 +38,7 @@ class Forger:
     labels: str
     optimizer: str = "sgd"
     variant: str = "plain"
+    profile: str = ""               # whose bounds: a name
     alpha: float | None = None      # of Lemma 3 alone; None: all of test 1 under the profile
     rate: float = 0.05              # peak
     aligned: float = 0.0            # 'quiet': cosine with the way that its residuals may have

@@ -9,7 +9,10 @@ from polcommit.errors import StorageError
 from polcommit.recipes.gpt import Gpt
 from polcommit.session import anchor as anchoring
 from polcommit.session.challenge import Ask
-from polcommit.spoofs import interpolation
+from polcommit.session.recipes import run_recipe
+from polcommit.spoofs.cost import Meter
+from polcommit.spoofs.stage import open_stage
+from polcommit.spoofs.structural import InfinitesimalUpdate
 from polcommit.training.replay import Engine
 
 
@@ -48,10 +51,12 @@ def test_a_made_up_path_of_a_transformer_is_rejected(world: World) -> None:
     run = world.runs["forged gpt"]
     recipe = Gpt.from_configuration(run.folder.settings.configuration)
     stolen = Engine(recipe, b"another's seed".ljust(32)).initial().tensors
-    interpolation.forge(run.folder, stolen)
+    with open_stage(run.folder, run_recipe(run.folder), stolen, Meter()) as stage:
+        InfinitesimalUpdate().forge(stage)
+        stage.finish()
     world.anchor(run)
     vera = world.verifier("vera")
     announced = world.announce(vera, "vera", run.id, Ask(count=2))
     with one_process():
-        verdict = world.settle(run, vera, announced, world.root / "evidence of a forged gpt").verdict
+        verdict = world.settle(run, vera, announced, world.root / "evidence of a forged gpt", follow_up=False).verdict
     assert verdict.verdict == "rejected" and verdict.findings[0].check == "V10"

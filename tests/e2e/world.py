@@ -200,18 +200,22 @@ class World:
 
     def settle(
         self, run: Registered, verifier: Verifier, announced: tuple[ChallengeFolder, Challenge], out: Path,
-        answer: Path | None = None,
+        answer: Path | None = None, *, follow_up: bool = True,
     ) -> Receipt:  # fmt: skip
-        """Answer, verification and receipt, with the follow-up where there is one; the evidence goes to `out`."""
+        """Answer, verification and receipt, with the follow-up where there is one; the evidence goes to `out`.
+
+        Without `follow_up` the verdict is what the first answer shows: a forger has no gradients to show.
+        """
+        options = Options(follow_up=follow_up)
         folder, challenge = announced
         opened = answer or self.opening(run, challenge, out.with_suffix(".opening"))
         try:
             with opened.open("rb") as file:
-                receipt = verify_answer(verifier, folder, challenge, file, out, Options())
+                receipt = verify_answer(verifier, folder, challenge, file, out, options)
         except GradientsWanted:
             challenge = replace(challenge, gradients=True)
             with self.opening(run, challenge, out.with_suffix(".gradients")).open("rb") as file:
-                receipt = verify_answer(verifier, folder, challenge, file, out, Options())
+                receipt = verify_answer(verifier, folder, challenge, file, out, options)
         take_receipt(run.folder, receipt)
         return receipt
 

@@ -15,7 +15,7 @@ from polcommit.spoofs.catalogue import SPOOFS, find_spoof
 from polcommit.spoofs.copies import permutation
 from polcommit.spoofs.setting import Setting
 
-SETTING = Setting(recipe=FewDigits(steps=10, width=2))
+SETTING = Setting(recipe=FewDigits(steps=10, width=4))
 
 #: What ends each, where the forger's run is registered beforehand: (outcome, check).
 REGISTERED = {
@@ -38,7 +38,6 @@ REGISTERED = {
     "cannot-reproduce": ("rejected", "V10"),
     "opens-other-steps": ("rejected", "V7"),
     "grinds-nonces": ("rejected", "V6"),
-    "shops-for-verifiers": ("rejected", "V6"),
     "grinds-beacons": ("rejected", "V10"),
     "several-roots": ("rejected", "V4"),
     "early-challenge": ("rejected", "V6"),
@@ -72,6 +71,14 @@ def test_what_stops_it(registered: Arena, name: str) -> None:
     assert (attempt.outcome, found.check) == (outcome, check), attempt.why
 
 
+def test_shopping_for_verifiers_leaves_its_traces(registered: Arena) -> None:
+    """The first verdict is missing in the second bundle; steps that screens add may be met besides."""
+    spoof = find_spoof("shops-for-verifiers")()
+    attempt = registered.try_out(spoof)
+    assert attempt.outcome in ("rejected", "inconclusive") and spoof.notes["first verdict"] == "rejected"
+    assert {finding.check for finding in attempt.findings} & {"V6", "V10"}
+
+
 def test_lying_about_sketches_does_not_hide_a_step_that_is_drawn(registered: Arena) -> None:
     """Whichever comes first: a sketch that is checked, or the step."""
     attempt = tried(registered, "lying-sketches")
@@ -80,7 +87,7 @@ def test_lying_about_sketches_does_not_hide_a_step_that_is_drawn(registered: Are
 
 def test_every_protocol_spoof_is_tried_here() -> None:
     protocol = {spoof.name for spoof in SPOOFS if issubclass(spoof, ProtocolSpoof)}
-    assert protocol == {*REGISTERED, "lying-sketches"}
+    assert protocol == {*REGISTERED, "lying-sketches", "shops-for-verifiers"}
 
 
 @pytest.mark.parametrize("name", PRECEDENCE)
