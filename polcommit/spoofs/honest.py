@@ -195,7 +195,8 @@ def within_tolerance(run: ReferenceRun, report: ReplayReport, profiles: Sequence
     )  # fmt: skip
     try:
         if report.refuted is not None:
-            raise Refuted(*report.refuted[:2], at=report.refuted[2], expected=report.refuted[3], found=report.refuted[4])
+            check, what, at, expected, here = report.refuted
+            raise Refuted(check, what, at=at, expected=expected, found=here)
         if profile is None:
             raise Unavailable("no profile applies")
         for record, step in zip(run.honest.steps, report.steps, strict=True):
@@ -246,7 +247,8 @@ def _kind(folder: Path, kind: str, runs: Sequence[Planned]) -> dict[str, Any]:
     again = [resumed(trained[at], runs[at].recipe, bench.blobs) for at in judged if runs[at].number == 0]
     row = {
         "kind": kind, "runs": len(judged), "alpha": profile.alpha, "alpha preconditioned": profile.alpha_preconditioned,
-        "exact": sum(exact(trained[at], own[at]) is None for at in judged), "resumed": sum(again), "taken up": len(again),
+        "exact": sum(exact(trained[at], own[at]) is None for at in judged),
+        "resumed": sum(again), "taken up": len(again),
         "elsewhere": {
             text: _summary([within_tolerance(trained[at], reports[text][at], [profile]) for at in judged])
             for text in reports

@@ -30,10 +30,10 @@ def section(result: Mapping[str, Any]) -> str:
             f"{runs} honest runs of {result['steps']} steps, small: digits, a transformer, a residual net; each with "
             f"several optimizers, four learning-rate schedules and seeds of its own. {result['judged']} steps of each "
             f"were re-executed in the environment that trained it (`{result['here']}`), and in each of the others. "
-            f"{exact} of {runs} were accepted bit for bit; {resumed} of {taken_up} that were taken up again from a kept "
-            "state ended in the same bits. In the other environments, the number that was accepted within the tolerance "
-            f"of a profile measured on other seeds, with {result['measured']} steps of two runs; and the largest "
-            "relative distance of a gradient:"
+            f"{exact} of {runs} were accepted bit for bit; {resumed} of {taken_up} that were taken up again from a "
+            "kept state ended in the same bits. In the other environments, the number that was accepted within the "
+            f"tolerance of a profile measured on other seeds, with {result['measured']} steps of two runs; and the "
+            "largest relative distance of a gradient:"
         ),
         figures.table(header, rows),
         _failures(result), _reaches(result), SCREENS,

@@ -198,19 +198,19 @@ def section(result: dict[str, Any]) -> str:
     recipe = result["recipe"]
     return "\n\n".join((
         figures.paragraph(
-            f"`digits` as it ships, {recipe['steps']} steps, {result['seeds']} runs of each spoof. A forged step is one "
-            "whose re-execution does not give the state that was committed. Its distance is that between the gradient "
-            "that leads there, which the forger would have to open, and the true one, as a share of the smaller. The "
-            f"smallest is {result['smallest forged']:.3g}, the largest honest one {result['largest honest']:.2g}: a "
-            f"margin of {result['margin']:.3g} (goal: {result['goal']:.0f})."
+            f"`digits` as it ships, {recipe['steps']} steps, {result['seeds']} runs of each spoof. A forged step is "
+            "one whose re-execution does not give the state that was committed. Its distance is that between the "
+            "gradient that leads there, which the forger would have to open, and the true one, as a share of the "
+            f"smaller. The smallest is {result['smallest forged']:.3g}, the largest honest one "
+            f"{result['largest honest']:.2g}: a margin of {result['margin']:.3g} (goal: {result['goal']:.0f})."
         ),
         figures.table(["spoof", "forged steps", "found by digests", "smallest distance", "median"], rows),
         figures.table(["honest steps, re-executed with", "steps", "median distance", "largest"], honest),
         figures.paragraph(
-            "*Found by digests* are steps whose batch is not the one that the order demands; no tolerance is applied to "
-            "them. The margin is that of these forgeries in a run of this length: one that spreads the same way over "
-            "more steps has smaller distances, in proportion, and [steering](#steering) is what is left of it at the "
-            "size of the tolerance."
+            "*Found by digests* are steps whose batch is not the one that the order demands; no tolerance is applied "
+            "to them. The margin is that of these forgeries in a run of this length: one that spreads the same way "
+            "over more steps has smaller distances, in proportion, and [steering](#steering) is what is left of it at "
+            "the size of the tolerance."
         ),
         "![Relative distances of forged and of honest steps](figures/margin.svg)",
     ))  # fmt: skip

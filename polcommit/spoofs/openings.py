@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from polcommit.draws import Drawn
-from polcommit.profiles import Profile, find
+from polcommit.profiles import ANY, Profile, find
 from polcommit.records import Fingerprint
 from polcommit.session import noise
 from polcommit.session.answer import Options
@@ -28,6 +28,8 @@ from polcommit.spoofs.stage import RunFolderStage
 from polcommit.training.environment import fingerprint
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.step import StepResult, named_parameters
+
+ELSEWHERE = "another one"       # a processor that nobody here has
 
 
 class OpeningSpoof(ProtocolSpoof):
@@ -205,7 +207,7 @@ class ForeignEnvironment(OpeningSpoof):
                 self.notes["profile"] = profile.name
                 return claimed
         self.notes["profile"] = "none"
-        return _with(here, {"processor": "another one"})
+        return _with(here, {"processor": ELSEWHERE})
 
     def _forge(self, stage: RunFolderStage) -> dict[int, Mapping[str, torch.Tensor]]:
         forger = Forger(stage)
@@ -259,7 +261,10 @@ def _other_side(profile: Profile, here: Fingerprint) -> Fingerprint:
     """The environment that this profile compares with this one."""
     items = dict(here.items)
     for name, one, other in profile.differs:
-        items[name] = other if items.get(name) == one else one
+        if ANY not in (one, other):
+            items[name] = other if items.get(name) == one else one
+        elif name == "processor":
+            items[name] = ELSEWHERE
     return Fingerprint(items=tuple(sorted(items.items())))
 
 

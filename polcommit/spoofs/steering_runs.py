@@ -20,10 +20,11 @@ from polcommit.training.optimizers import PARAMETER_EPS
 #: What a forger does with the room that a tolerance leaves it.
 #: plain      bends every gradient as far as it goes
 #: quiet      as far as residuals may point one way on average; the rest of the room is random
+#: scattered  likewise, as far as any two of them may: who never arrives is tested against another end than W_T
 #: decoy      every second step, by chance; the others have a residual of next to nothing, and the other way
 #: bursts     one step in ten, by chance, and only those have a learning rate to speak of
 #: slack      leaves gradients alone, and moves each weight by what the comparison of updates lets pass
-VARIANTS = ("plain", "quiet", "decoy", "bursts", "slack")
+VARIANTS = ("plain", "quiet", "scattered", "decoy", "bursts", "slack")
 
 TRACES = 60         # places at which distances are noted
 NOTHING = 1e-6      # of the gradient's norm: a residual that is only there to have a direction
@@ -41,8 +42,8 @@ class Forger:
     profile: str = ""               # whose bounds: a name
     alpha: float | None = None      # of Lemma 3 alone; None: all of test 1 under the profile
     rate: float = 0.05              # peak
-    aligned: float = 0.0            # 'quiet': cosine with the way that its residuals may have
-    paired: float = 0.0             # likewise, of two residuals
+    aligned: float = 1.0            # 'quiet': cosine with the way that its residuals may have
+    paired: float = 1.0             # likewise, of two residuals
 
 
 @dataclass(slots=True, eq=False)
@@ -111,10 +112,11 @@ class _Lanes:
         self._rates = torch.tensor([forger.rate for forger in forgers])
         self._is = {name: torch.tensor([each.variant == name for each in forgers]) for name in VARIANTS}
         self._slack = bool(self._is["slack"].any())
-        self._quiet = torch.tensor([lane for lane, each in enumerate(forgers) if each.variant == "quiet"], dtype=int)
+        quiet = [lane for lane, each in enumerate(forgers) if each.variant in ("quiet", "scattered")]
+        self._quiet = torch.tensor(quiet, dtype=torch.int64)
         self._quietly = Bender(side.sizes, limits.lanes(self._quiet))
-        self._aligned = torch.tensor([forgers[lane].aligned for lane in self._quiet])
-        self._paired = torch.tensor([forgers[lane].paired for lane in self._quiet])
+        self._aligned = torch.tensor([forgers[lane].aligned for lane in quiet])
+        self._paired = torch.tensor([forgers[lane].paired for lane in quiet])
         self._chance = torch.Generator().manual_seed(int.from_bytes(b"bend", "big"))
 
     def distance(self) -> torch.Tensor:

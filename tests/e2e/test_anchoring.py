@@ -8,6 +8,7 @@ from world import Recording, World, one_process
 from polcommit.errors import StorageError
 from polcommit.recipes.gpt import Gpt
 from polcommit.session import anchor as anchoring
+from polcommit.session.answer import Options
 from polcommit.session.challenge import Ask
 from polcommit.session.recipes import run_recipe
 from polcommit.spoofs.cost import Meter
@@ -58,5 +59,6 @@ def test_a_made_up_path_of_a_transformer_is_rejected(world: World) -> None:
     vera = world.verifier("vera")
     announced = world.announce(vera, "vera", run.id, Ask(count=2))
     with one_process():
-        verdict = world.settle(run, vera, announced, world.root / "evidence of a forged gpt", follow_up=False).verdict
+        out, options = world.root / "evidence of a forged gpt", Options(follow_up=False)
+        verdict = world.settle(run, vera, announced, out, options=options).verdict
     assert verdict.verdict == "rejected" and verdict.findings[0].check == "V10"

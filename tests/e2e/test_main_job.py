@@ -133,15 +133,20 @@ def test_whoever_has_the_openings_can_re_execute_for_themselves(world: World, ev
     assert {found["checks"][f"V{n}"] for n in (*range(1, 11), 12)} == {"checked here"}
 
 
-def test_another_number_of_threads_is_inconclusive_and_says_why(
+def test_another_number_of_threads_is_accepted_within_tolerance(
     world: World, anchored: Registered, evidence: Path, tmp_path: Path
 ) -> None:
-    done = challenge(world, "vera", anchored, tmp_path / "out", "--count", 3, "--threads", 1).require(3)
+    """Over one pipe: the answer, which digests do not settle, and the follow-up with gradients; a shipped profile."""
+    done = challenge(world, "vera", anchored, tmp_path / "out", "--count", 20, "--threads", 1).require(0)
     found = done.json
-    assert found["verdict"] == "inconclusive" and found["basis"] == "none" and found["reexecuted"] == []
-    (finding,) = found["findings"]
-    assert finding["step"] == "V10" and "threads=" in finding["expected"] and "threads=1" in finding["found"]
-    assert [earlier["outcome"] for earlier in found["challenges"]] == ["accepted"]
+    assert (found["verdict"], found["basis"], found["reexecuted"]) == ("accepted", "within-tolerance", [])
+    assert sorted(found["tolerated"]) == sorted(found["steps"] + found["added"]) and len(found["profiles"]) == 1
+    assert found["detection"]["probability"] > 0.6 and 0 <= found["reach"] < 1
+    assert "it was recorded in another environment" in done.stderr
+    reader = world.reader("trusting", trusted=["vera"])
+    assert world.cli(reader, "verify", tmp_path / "out", "--json").require(0).json["basis"] == "within-tolerance"
+    strict = world.reader("exacting", trusted=["vera"], demand="[tolerance]\naccept = false\n")
+    assert world.cli(strict, "verify", tmp_path / "out", "--json").require(3).json["verdict"] == "inconclusive"
 
 
 # --- any number of workers ----------------------------------------------------------------------------------------

@@ -200,13 +200,12 @@ class World:
 
     def settle(
         self, run: Registered, verifier: Verifier, announced: tuple[ChallengeFolder, Challenge], out: Path,
-        answer: Path | None = None, *, follow_up: bool = True,
+        answer: Path | None = None, *, options: Options = Options(),     # noqa: B008  # frozen
     ) -> Receipt:  # fmt: skip
         """Answer, verification and receipt, with the follow-up where there is one; the evidence goes to `out`.
 
-        Without `follow_up` the verdict is what the first answer shows: a forger has no gradients to show.
+        Without `options.follow_up` the verdict is what the first answer shows: a forger has no gradients to show.
         """
-        options = Options(follow_up=follow_up)
         folder, challenge = announced
         opened = answer or self.opening(run, challenge, out.with_suffix(".opening"))
         try:

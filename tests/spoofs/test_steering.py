@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from handmade import by_hand
 
 from polcommit.errors import Refuted
 from polcommit.profiles import Bound, Profile, Spread
 from polcommit.records import Fingerprint
+from polcommit.replaying import ReplayedStep
 from polcommit.spoofs import steering, steering_runs
 from polcommit.spoofs.adaptive import (
     DecoySteering,
@@ -49,23 +51,11 @@ def recipe(optimizer: str, **more: Any) -> SteeredDigits:
 
 def profile(of: Recipe, *, adaptive: bool, alpha: float = 0.1, loose: bool = False, **more: Any) -> Profile:
     """Bounds as wide for every tensor; test 3 binds unless `loose`."""
-    state = of.build()
-    sizes = Spread(mean=alpha, sd=0.0, bound=alpha) if loose else Spread(mean=0.005, sd=0.01, bound=alpha)
     aligned = Spread(mean=1.0, sd=0.0, bound=1.0) if loose else Spread(mean=0.01, sd=0.02, bound=0.2)
-    values: dict[str, Any] = {
-        "name": "by hand", "recipe": "any", "recipe_source": bytes(32), "configuration": (), "differs": (),
-        "holds": (), "alpha": alpha, "alpha_preconditioned": alpha if adaptive else None,
-        "tensors": tuple(
-            Bound(name=name, relative=0.2, floor=1e-6, zeros=0)
-            for name in sorted(dict(state.model.named_parameters()))
-        ),
-        "buffers": tuple(
-            Bound(name=name, relative=1e-3, floor=1e-6, zeros=0) for name in sorted(dict(state.model.named_buffers()))
-        ),
-        "distances": sizes, "distances_preconditioned": sizes if adaptive else None,
-        "loss": 1e-3, "towards": aligned, "pairs": aligned, "honest": 1, "quantiles": (),
-    }  # fmt: skip
-    return Profile(**(values | more))
+    sizes = Spread(mean=0.005, sd=0.01, bound=alpha)
+    if not loose:
+        more = {"distances": sizes, "distances_preconditioned": sizes if adaptive else None} | more
+    return by_hand(of, adaptive=adaptive, alpha=alpha, aligned=aligned, **more)
 
 
 def forged(spoof: Steering, of: Recipe, stolen: Any = None) -> OpenedRun:
@@ -89,8 +79,6 @@ def judged(run: OpenedRun, by: Profile) -> float:
 
 
 def _replayed(opening: Any, measured: Any) -> Any:
-    from polcommit.replaying import ReplayedStep
-
     record = opening.record
     return ReplayedStep(
         step=record.step, batch=record.batch, state=bytes(32), again=None, loss=measured.loss,
@@ -197,7 +185,7 @@ def test_steering_passes_tests_1_and_2_at_every_step(kind: type[Steering], optim
 def test_steering_fails_test_3(kind: type[Steering], optimizer: str) -> None:
     of = recipe(optimizer)
     by = profile(of, adaptive=optimizer == "adamw")
-    with pytest.raises(Refuted, match="cosines of the residuals|distances of the"):
+    with pytest.raises(Refuted, match=r"cosines of the residuals|distances of the"):
         judged(forged(kind(by), of), by)
 
 
@@ -244,7 +232,7 @@ def test_gradients_where_they_are_zero_by_structure_are_refuted(tmp_path: Path) 
     assert measured.distance / measured.here < 1e-3, "nothing, as a share of the gradient"
     wide = tuple(Bound(name=t.name, relative=1.0, floor=1.0, zeros=0) for t in measured.tensors)
     by = profile(of, adaptive=True, alpha=0.5, tensors=wide, buffers=())
-    with pytest.raises(Refuted, match="zeros in the gradient of embedding.weight"):
+    with pytest.raises(Refuted, match=r"zeros in the gradient of embedding\.weight"):
         judge(opening.record, _replayed(opening, measured), by)
 
 

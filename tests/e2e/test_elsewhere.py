@@ -1,0 +1,65 @@
+"""Re-executed in other environments than the prover's, with the profiles that ship: by real processes, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from world import Registered, World, train
+
+from polcommit.encoding import digest
+from polcommit.session import noise
+from polcommit.session.answer import Options
+from polcommit.session.challenge import Ask
+from polcommit.session.environments import EnvironmentSettings, has_capability
+from polcommit.storage.runfolder import RunFolder
+from polcommit.training.environment import fingerprint
+
+OTHERS = ("threads=1", "onednn=off", "capability=avx2", "threads=1,onednn=off,capability=default")
+DRAWN = 10
+
+
+@pytest.fixture(scope="module", params=["digits elsewhere", "gpt elsewhere"])
+def run(request: pytest.FixtureRequest, world: World) -> Registered:
+    """Trained and anchored in this process, on two threads, by honest people."""
+    found = world.runs[request.param]
+    train(found.path)
+    world.anchor(found)
+    return found
+
+
+@pytest.mark.parametrize("settings", OTHERS)
+def test_an_honest_run_is_accepted_within_tolerance(
+    world: World, run: Registered, tmp_path: Path, settings: str
+) -> None:
+    wanted = EnvironmentSettings.parse(settings)
+    if wanted.capability is not None and not has_capability(wanted.capability):
+        pytest.skip(f"this processor has no {wanted.capability}")
+    options = Options(settings=wanted, profiles=noise.shipped())
+    vera = world.verifier("vera")
+    asked = world.announce(vera, "vera", run.id, Ask(count=DRAWN, gradients=True))
+    verdict = world.settle(run, vera, asked, tmp_path / "evidence", options=options).verdict
+    assert [(found.check, found.what, found.found) for found in verdict.findings] == []
+    if verdict.environment == elsewhere(run):
+        pytest.skip(f"{settings} is the environment that the run was recorded in")
+    assert (verdict.verdict, verdict.basis) == ("accepted", "within-tolerance")
+    assert set(verdict.tolerated) >= set(verdict.steps) and len(verdict.steps) == DRAWN and not verdict.reexecuted
+    assert all(distance.value <= distance.tolerance for distance in verdict.distances)
+
+
+def elsewhere(run: Registered) -> bytes:
+    """The digest of the environment that the run was recorded in."""
+    (epoch,) = RunFolder.open(run.path).environments()
+    assert epoch.fingerprint == fingerprint("cpu")
+    return digest(epoch.fingerprint)
+
+
+def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, run: Registered, tmp_path: Path) -> None:
+    vera = world.verifier("vera")
+    asked = world.announce(vera, "vera", run.id, Ask(count=3))
+    options = Options(settings=EnvironmentSettings.parse("onednn=off"))
+    verdict = world.settle(run, vera, asked, tmp_path / "evidence", options=options).verdict
+    assert (verdict.verdict, verdict.basis, verdict.reexecuted, verdict.tolerated) == ("inconclusive", "none", (), ())
+    (finding,) = verdict.findings
+    assert finding.check == "V10" and "onednn=yes" in finding.expected and "onednn=no" in finding.found
+    assert len(verdict.distances) == len(verdict.steps) + len(verdict.added) and verdict.probability == 0
