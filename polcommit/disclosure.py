@@ -180,9 +180,11 @@ class PublicChecks:
                 raise Refuted("V5", what, expected=complete, found=head.statement.final)
         if known.statement.steps > manifest.steps:
             raise Refuted("V5", "number of steps", expected=f"at most {manifest.steps}", found=known.statement.steps)
-        chosen = manifest.seed if value is None else value
-        assert chosen is not None
-        known.genesis, known.seed = genesis, hashes.run_seed(chosen)
+        if manifest.seed is not None:
+            known.seed = hashes.post_hoc_seed(manifest.seed, manifest.account, manifest.prover)
+        elif value is not None:
+            known.seed = hashes.run_seed(value)
+        known.genesis = genesis
         self._v5_parent()
 
     def _v5_beacon(self, commitment: bytes) -> tuple[int, bytes]:

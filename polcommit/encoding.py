@@ -33,7 +33,8 @@ TAGS = frozenset(
         # computed by the contract as well
         "run", "chain",
         # randomness
-        "beacon", "seed", "draw-seed", "kept-seed", "added-seed", "origin-seed", "sketch-seed", "nonce",
+        "beacon", "seed", "post-hoc-seed", "draw-seed", "kept-seed", "added-seed", "origin-seed", "sketch-seed",
+        "nonce",
         # trees: leaves, and the digests that bind size and root
         "leaf/dataset", "leaf/state", "leaf/transcript", "leaf/schedule",
         "digest/dataset", "digest/state", "digest/transcript", "digest/schedule",

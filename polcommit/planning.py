@@ -36,7 +36,7 @@ class Regeneration:
     worst: int
     beyond_expected: float
     beyond_worst: int
-    looking: int                # besides, at most: to look into the intervals with the largest displacements (`screens`)
+    looking: int                # besides, at most: to look into the intervals with the largest displacements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Plan:
     forged: int                 # m, steps that make up the fraction
     asked: float
     drawn: int                  # n
-    added: int                  # steps that the largest displacements add, flagged or not; they detect nothing by chance
+    added: int                  # steps that the largest displacements add, flagged or not; not counted for detection
     probability: float          # of meeting at least one of m
     single: float               # of meeting the one forged step of a run with no other
     prover: tuple[Regeneration, ...]

@@ -51,11 +51,16 @@ def beacon(chain_id: int, contract: bytes, run: bytes, commitment: bytes, prevra
 
 
 def run_seed(beacon_value: bytes) -> bytes:
-    """The seed of the counter-based generator: W_0, order of the data, sample and step streams.
-
-    From the run's beacon; of a post hoc run, from the seed in its manifest.
-    """
+    """The seed of the counter-based generator: W_0, order of the data, sample and step streams."""
     return tagged_hash("seed", beacon_value)
+
+
+def post_hoc_seed(chosen: bytes, account: bytes, prover: bytes) -> bytes:
+    """The same of a post hoc run: from the seed in its manifest, and whose run it is.
+
+    So nobody else's transcript re-executes under a name of one's own: its order and streams are another's.
+    """
+    return tagged_hash("post-hoc-seed", chosen, account, prover)
 
 
 def nonce_commitment(nonce: bytes) -> bytes:

@@ -711,7 +711,11 @@ class Prover:
         self.beacon: bytes | None = hashes.beacon(
             chain.chain_id, chain.contract, self.id, self.registration.manifest, self.ledger.block(number).prevrandao
         )
-        self.seed = hashes.run_seed(self.manifest.seed or self.beacon)
+        chosen = self.manifest.seed
+        self.seed = (
+            hashes.run_seed(self.beacon) if chosen is None
+            else hashes.post_hoc_seed(chosen, self.account, self.public)
+        )  # fmt: skip
         if self.manifest.seed is not None:
             self.beacon = None
         self.states = [self.first_state()]

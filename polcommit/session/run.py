@@ -42,12 +42,13 @@ def seed_of(folder: RunFolder) -> bytes:
     Raises:
         StorageError: the run is to have a beacon, and is not registered yet.
     """
-    chosen = folder.manifest.seed
-    if chosen is None:
-        chosen = require_registration(folder).beacon
-    if chosen is None:
+    manifest = folder.manifest
+    if manifest.seed is not None:
+        return hashes.post_hoc_seed(manifest.seed, manifest.account, manifest.prover)
+    beacon = require_registration(folder).beacon
+    if beacon is None:
         raise StorageError(f"{folder.path / 'registration'} is damaged: no beacon", hint="restore it from a copy")
-    return hashes.run_seed(chosen)
+    return hashes.run_seed(beacon)
 
 
 def load_run(folder: RunFolder, learning_rate: Callable[[int], float] | None = None) -> Run:

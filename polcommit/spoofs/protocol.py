@@ -166,7 +166,10 @@ class GrindsBeacons(ProtocolSpoof):
         tries = self.seeds if post_hoc else self.registrations
         if post_hoc:
             seeds = [new_secret() for _ in range(tries)]
-            distances = [self._distance(arena, hashes.run_seed(seed), stolen, meter) for seed in seeds]
+            distances = [
+                self._distance(arena, hashes.post_hoc_seed(seed, party.account, party.public), stolen, meter)
+                for seed in seeds
+            ]
             folder = arena.new_run(party, seed=seeds[distances.index(min(distances))])
         else:
             folders = [arena.new_run(party) for _ in range(tries)]

@@ -34,7 +34,8 @@ def test_json_holds_what_the_library_says() -> None:
         assert each["kept states"] == regeneration.kept
         assert each["same environment"]["expected"]["steps"] == regeneration.expected + regeneration.looking
         assert each["same environment"]["worst"]["steps"] == regeneration.worst + regeneration.looking
-        assert each["another environment"]["expected"]["share"] == (regeneration.beyond_expected + regeneration.looking) / 78000
+        beyond = regeneration.beyond_expected + regeneration.looking
+        assert each["another environment"]["expected"]["share"] == beyond / 78000
         assert each["another environment"]["worst"]["steps"] == regeneration.beyond_worst + regeneration.looking
     assert found["top-q"]["share"] == 10000 / 78000
     assert found["top-q"]["probability"] == {"forged at random": known.top_q.uniform, "blindfold": 0.0}

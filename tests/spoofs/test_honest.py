@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polcommit.errors import Unavailable
+from polcommit.session.calibrate import ReferenceRun
 from polcommit.session.environments import EnvironmentSettings
 from polcommit.spoofs import honest
 from polcommit.spoofs.honest import Bench, Planned, exact, planned, profile_of, resumed, within_tolerance
@@ -36,12 +38,15 @@ def test_an_honest_run_is_accepted_and_a_changed_one_is_not(tmp_path: Path) -> N
     assert found["reach"] > 0
     assert resumed(judged, runs[2].recipe, bench.blobs)
 
-    first = judged.honest.steps[0]
-    other = replace(judged, honest=replace(judged.honest, steps=(replace(first, loss=first.loss + 1), *judged.honest.steps[1:])))
-    assert "loss" in within_tolerance(other, report, [profile])["why"]
-    assert exact(replace(judged, honest=replace(judged.honest, steps=(replace(first, state=bytes(32)),
-                                                                       *judged.honest.steps[1:]))), here[2]) == "step 1"  # fmt: skip
+    assert "loss" in within_tolerance(_with_first(judged, loss=5.0), report, [profile])["why"]
+    assert exact(_with_first(judged, state=bytes(32)), here[2]) == "step 1"
     assert within_tolerance(judged, report, [])["why"] == "no profile applies"
+
+
+def _with_first(run: ReferenceRun, **changes: Any) -> ReferenceRun:
+    """The run, with its first record changed."""
+    first, *rest = run.honest.steps
+    return replace(run, honest=replace(run.honest, steps=(replace(first, **changes), *rest)))
 
 
 def test_more_than_sixty_runs_are_planned(tmp_path: Path) -> None:

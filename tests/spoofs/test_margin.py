@@ -51,7 +51,7 @@ def test_an_honest_run_has_no_forged_step() -> None:
 
 
 def test_a_step_that_went_twice_as_far_is_the_one_that_is_found() -> None:
-    """Its momentum, as the weights tell it, is another one too, so the step after it is not what it was either."""
+    """The steps after it start from where it went, and are honest."""
     spoof = Doubled()
     found = margin.forged_distances(spoof, SMALL, 0)
     assert found["forged"] == 1 and found["exact"] == 0
@@ -83,6 +83,7 @@ def test_a_result_becomes_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SPOOFS", (Splice, DirectedRetraining))
     result = margin.measure(SMALL, 1)
     assert result["margin"] == result["smallest forged"] / result["largest honest"] > 50
+    assert result["margin with steering"] < result["margin"], "directed retraining is listed apart"
     text = margin.section(result)
     assert "`directed-retraining`" in text and f"{result['margin']:.3g}" in text
 
@@ -95,6 +96,7 @@ def test_a_spoof_that_cannot_be_tried_is_listed_as_such() -> None:
     result: dict[str, Any] = {
         "recipe": {"steps": "3"}, "seeds": 1, "goal": 50.0, "spoofs": [{"spoof": "x", "not tried": "no scheduler"}],
         "honest": {}, "calibrated": {}, "largest honest": 1e-6, "smallest forged": 0.1, "margin": 1e5,
+        "margin with steering": 1e4, "alphas": {}, "steering": [],
     }  # fmt: skip
     assert " not tried: no scheduler " in _cells(margin.section(result))
     assert figures.share(0.5) == "50 %"
