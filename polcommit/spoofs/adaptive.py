@@ -1,30 +1,40 @@
 """Spoofs by one who knows polcommit, its tolerance and its tests, and does the best that they leave room for.
 
 All of them train for real and claim another environment than the one that they ran in, so that steps are compared
-within a noise profile's tolerance and not bit for bit. `claimed` says which; `opened` holds the gradients that the
-forger would open, by step: polcommit's own prover would open the true ones. They end where they end: `distance` among
-the notes says how much of the way from W_0 to W_T is left.
+within a noise profile's tolerance and not bit for bit. `opened` holds the gradients that the forger opens, by step:
+polcommit's own prover would open the true ones. They end where they end: `distance` among the notes says how much of
+the way from W_0 to W_T is left. How far the same gets with many more steps is `steering`'s to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from polcommit.profiles import ABSENT, ANY, Profile
 from polcommit.records import Fingerprint
-from polcommit.session.noise import shipped
+from polcommit.session import noise
+from polcommit.session.answer import Options
+from polcommit.session.challenge import Ask
 from polcommit.session.recipes import recipe_name
-from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
+from polcommit.spoofs.arena import REACHED, Arena
+from polcommit.spoofs.attempt import Attempt
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
 from polcommit.spoofs.bending import Bender, Limits, within
-from polcommit.spoofs.checkpoint import Checkpoint
+from polcommit.spoofs.checkpoint import Checkpoint, flat, members
+from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
+from polcommit.spoofs.openings import ELSEWHERE
+from polcommit.spoofs.plain.trial import victim
 from polcommit.spoofs.zeros import PUSH
 from polcommit.tolerance import threshold
+from polcommit.training.environment import fingerprint
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.optimizers import PARAMETER_EPS, preconditioner
+from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 from polcommit.training.residuals import Residuals
 from polcommit.training.step import named_parameters
@@ -34,7 +44,7 @@ MARGIN = 0.01           # of cosines, that it leaves to chance
 SLACK = 0.75            # of what the comparison of updates allows: the addition is rounded too
 
 
-class Steering(TrajectorySpoof):
+class Steering(ProtocolSpoof):
     """Bends every gradient towards the stolen model, as far as all of test 1 leaves room for.
 
     What it costs is honest training, for every gradient is computed. Under a tolerance as wide as the gradient it
@@ -53,9 +63,36 @@ class Steering(TrajectorySpoof):
         self.profile = profile          # None: the first that ships for the stage's recipe
         self.opened: dict[int, dict[str, torch.Tensor]] = {}
 
+    def attack(self, arena: Arena) -> Attempt:
+        """Forge a run, claim another environment for it, and open gradients when they are asked for."""
+        recipe, meter = arena.setting.recipe, Meter()
+        stolen, _ = victim(recipe, arena.setting.seed)
+        profile = self._profile(recipe)
+        party = arena.party()
+        folder = arena.new_run(party)
+        here = fingerprint(recipe.device)
+        with arena.stage(folder, stolen, meter, claimed=other_environment(profile, here)) as stage:
+            with meter.timed():
+                self.forge(stage)
+            stage.finish()
+            reached = (flat(members(stage.engine.state)) - flat(stolen)).norm() / flat(stolen).norm()
+        put = arena.anchor(party, folder)
+        announced = arena.announce(put, Ask(count=arena.setting.draws, gradients=True))
+        answer = arena.dishonest(party, folder, gradients=self.opened).answer(announced.challenge)
+        options = Options(follow_up=False, profiles=(profile, *noise.known(arena.connection.policy)))
+        verdict = arena.settle(announced, answer, options=options).verdict
+        self.notes |= {"distance to W_T": float(reached), "reach": -1.0 if verdict.reach is None else verdict.reach}
+        attempt = Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
+        if attempt.succeeded and not reached <= REACHED:
+            why = f"{attempt.why}; but it ends {float(reached):.3g} of the stolen model's norm away from it"
+            return replace(attempt, outcome="missed", why=why)
+        return attempt
+
     def forge(self, stage: Stage) -> None:
+        """Commit every step, bent. Raises PreconditionNotMet."""
+        self._require_optimizer(stage)
         forger = Forger(stage)
-        profile = self._profile(stage)
+        profile = self._profile(stage.recipe)
         self.chance = torch.Generator().manual_seed(stage.seed)
         self.start = forger.weights()
         for batch in stage.batches():
@@ -86,20 +123,18 @@ class Steering(TrajectorySpoof):
         """(1, n): what is added to the gradient."""
         return Bender(list(names.values()), limits).bend(gradient, _away(forger, names), scale)
 
-    def claimed(self, here: Fingerprint, profile: Profile) -> Fingerprint:
-        """The environment that it says it ran in: the other one of the profile's pair, seen from a verifier's."""
-        return other_environment(profile, here)
-
-    def _profile(self, stage: Stage) -> Profile:
+    def _require_optimizer(self, stage: Stage) -> None:
         adaptive = not isinstance(stage.engine.state.optimizer, torch.optim.SGD)
         if self.adaptive is not None and self.adaptive != adaptive:
             kind = "an adaptive optimizer" if self.adaptive else "SGD"
             raise PreconditionNotMet(f"'{self.name}' is for recipes with {kind}")
+
+    def _profile(self, recipe: Recipe) -> Profile:
         if self.profile is not None:
             return self.profile
-        name = recipe_name(stage.recipe)
-        configuration = dict(stage.recipe.configuration())
-        for profile in shipped():
+        name = recipe_name(recipe)
+        configuration = dict(recipe.configuration())
+        for profile in noise.shipped():
             pinned = all(configuration.get(key) == value for key, value in profile.configuration)
             if profile.recipe == name and pinned:
                 return profile
@@ -110,10 +145,11 @@ def other_environment(profile: Profile, here: Fingerprint) -> Fingerprint:
     """A fingerprint that the profile pairs with `here`."""
     items: dict[str, Any] = dict(here.items)
     for name, one, other in profile.differs:
-        if (one, other) == (ANY, ANY):
-            continue
         found = items.get(name, ABSENT)
-        items[name] = other if one in (ANY, found) else one
+        if ANY not in (one, other):
+            items[name] = other if one == found else one
+        elif name == "processor":       # what no verifier can take over from a claim
+            items[name] = ELSEWHERE
     return Fingerprint(items=tuple(sorted((name, value) for name, value in items.items() if value != ABSENT)))
 
 
@@ -146,7 +182,7 @@ class QuietSteering(Steering):
         self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
         scale: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
-        profile = self._profile(forger.stage)
+        profile = self._profile(forger.recipe)
         held = within(profile, list(names), drawn=DRAWN)
         bender, away = Bender(list(names.values()), held), _away(forger, names)
         aligned = torch.tensor([threshold(profile.towards, DRAWN) - MARGIN])
@@ -173,7 +209,7 @@ class DecoySteering(QuietSteering):
         if bool(torch.rand((), generator=self.chance) < 0.5):
             small = -self.small * away * gradient.norm() / away.norm().clamp_min(1e-30)
             return torch.where(gradient == 0, 0.0, small)
-        held = within(self._profile(forger.stage), list(names), drawn=DRAWN, every=2)
+        held = within(self._profile(forger.recipe), list(names), drawn=DRAWN, every=2)
         return Bender(list(names.values()), held).bend(gradient, away, scale)
 
 

@@ -175,7 +175,8 @@ def measure(recipe: Digits = RECIPE, seeds: int = SEEDS) -> dict[str, Any]:
             name: {"steps": len(values), "median": sorted(values)[len(values) // 2], "largest": max(values)}
             for name, values in honest.items()
         },
-        "calibrated": calibrated, "alphas": alphas, "steering": sorted(STEERING & found.keys()), "largest honest": largest, "smallest forged": smallest,
+        "calibrated": calibrated, "alphas": alphas, "steering": sorted(STEERING & found.keys()),
+        "largest honest": largest, "smallest forged": smallest,
         "margin": smallest / largest,
         "margin with steering": min(found.values()) / largest,
     }  # fmt: skip
@@ -205,7 +206,9 @@ def section(result: dict[str, Any]) -> str:
     honest += [[f"profile '{name}', when it was measured", "", "", f"{value:.2g}"]
                for name, value in result["calibrated"].items()]  # fmt: skip
     recipe = result["recipe"]
+    header = ["spoof", "forged steps", "found by digests", "smallest distance", "median"]
     alphas = "; ".join(f"`{name}` ({alpha:.2g})" for name, alpha in result["alphas"].items()) or "no profile"
+    header.append(f"within α of {alphas}")
     return "\n\n".join((
         figures.paragraph(
             f"`digits` as it ships, {recipe['steps']} steps, {result['seeds']} runs of each spoof. A forged step is "
@@ -216,16 +219,15 @@ def section(result: dict[str, Any]) -> str:
             f"With directed retraining it would be {result['margin with steering']:.3g}: true gradients with a pull "
             "added are steering, whose distances are as small as the run is long."
         ),
-        figures.table(["spoof", "forged steps", "found by digests", "smallest distance", "median", f"within α of {alphas}"],
-                      rows),
+        figures.table(header, rows),
         figures.table(["honest steps, re-executed with", "steps", "median distance", "largest"], honest),
         figures.paragraph(
             "*Found by digests* are steps whose batch is not the one that the order demands; no tolerance is applied "
             "to them. *Within α* are steps that the bound on the whole gradient would let pass; the bounds on tensors "
             "and those of a whole draw come on top. α is no multiple of the honest distances here, but comes from rare "
-            "events, provoked: ReLUs that open in one environment and not in the other. The margin is that of these forgeries in a run of this length: one that spreads the same way "
-            "over more steps has smaller distances, in proportion, and [steering](#steering) is what is left of it at "
-            "the size of the tolerance."
+            "events, provoked: ReLUs that open in one environment and not in the other. The margin is that of these "
+            "forgeries in a run of this length: one that spreads the same way over more steps has smaller distances, "
+            "in proportion, and [steering](#steering) is what is left of it at the size of the tolerance."
         ),
         "![Relative distances of forged and of honest steps](figures/margin.svg)",
     ))  # fmt: skip

@@ -33,7 +33,7 @@ from polcommit.spoofs.bending import Limits, join, lemma, within
 from polcommit.spoofs.lanes import Side
 from polcommit.spoofs.steered import LABELS, OPTIMIZERS, SteeredDigits
 from polcommit.spoofs.steering_page import draw_distances, section
-from polcommit.spoofs.steering_runs import BURST, Forger, Run, run_forgers, trained
+from polcommit.spoofs.steering_runs import Forger, Run, run_forgers, trained
 from polcommit.spoofs.zeros import moved_embeddings
 from polcommit.tolerance import check_alignment, threshold
 from polcommit.training.environment import set_determinism
@@ -47,7 +47,9 @@ SHIPPED = "digits-cpu"          # the profile whose tensors have the names of th
 AGAINST = ("onednn=off,threads=1", "capability=default,threads=1")
 DRAWN, CHALLENGES = 90, 4                       # steps of a challenge (99 % of 5 %), and how many challenges are tried
 #: Variants that mean to pass test 3: one step in how many they bend.
-HELD = {"quiet": 1.0, "scattered": 1.0, "decoy": 2.0, "bursts": 0.6 * BURST}     # how many bursts are drawn is chance
+HELD = {"quiet": 1.0, "scattered": 1.0, "decoy": 2.0}
+BURSTS = 0.6            # likewise, of the steps in `every`: how many bursts are drawn is chance
+RARE = 100              # steps for each of a burst that is diluted further
 MARGIN = 0.01           # of cosines, that a quiet forger leaves to chance
 DRAWS = 3_300           # honest ones, for each optimizer
 TRAINING = 5_000        # steps of the stolen model's
@@ -103,16 +105,25 @@ def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
     return everyone
 
 
+def rare_bursts(profiles: Mapping[str, Profile]) -> list[Forger]:
+    """Those whose movement is in one step of a hundred: a mean over steps is then no mean over what moved."""
+    return [
+        Forger(labels=labels, optimizer=optimizer, rate=RATES[optimizer], profile=name, variant="bursts", every=RARE)
+        for name in profiles for optimizer in (name if name in OPTIMIZERS else "sgd",) for labels in LABELS[1:]
+    ]  # fmt: skip
+
+
 def steer(steps: int, profiles: Mapping[str, Profile]) -> Run:
     """Everyone's run of so many steps."""
+    found = [forgers(name, profile, long=steps >= max(LENGTHS)) for name, profile in profiles.items()]
+    return steer_these([each for mine in found for each in mine], steps, profiles)
+
+
+def steer_these(everyone: Sequence[Forger], steps: int, profiles: Mapping[str, Profile]) -> Run:
+    """The run of some forgers."""
     recipe = SteeredDigits(steps=steps)
     names = Side(recipe, ["clean"]).names
-    everyone: list[Forger] = []
-    limits: list[Limits] = []
-    for name, profile in profiles.items():
-        mine = forgers(name, profile, long=steps >= max(LENGTHS))
-        everyone += mine
-        limits += [_limits(each, profile, names) for each in mine]
+    limits = [_limits(each, profiles[each.profile], names) for each in everyone]
     goals = trained(SteeredDigits(steps=TRAINING), _seed("victim"), RATES)
     targets = torch.stack([goals[each.optimizer] for each in everyone])
     return run_forgers(everyone, recipe, join(limits), _seed("forger"), targets, taken_steps(steps))
@@ -121,9 +132,11 @@ def steer(steps: int, profiles: Mapping[str, Profile]) -> Run:
 def _limits(forger: Forger, profile: Profile, names: Sequence[str]) -> Limits:
     if forger.alpha is not None:
         return lemma([forger.alpha], len(names))
-    if forger.variant not in HELD:
-        return within(profile, names)
-    return within(profile, names, drawn=DRAWN, every=HELD[forger.variant])
+    if forger.variant == "bursts":
+        return within(profile, names, drawn=DRAWN, every=BURSTS * forger.every)
+    if forger.variant in HELD:
+        return within(profile, names, drawn=DRAWN, every=HELD[forger.variant])
+    return within(profile, names)
 
 
 def _seed(who: str) -> bytes:
@@ -196,7 +209,7 @@ def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
         assert run.accuracy is not None
         rows.append({
             "optimizer": forger.optimizer, "profile": forger.profile, "labels": forger.labels,
-            "variant": forger.variant, "alpha": forger.alpha,
+            "variant": forger.variant, "every": forger.every, "alpha": forger.alpha,
             "test 1": "Lemma 3" if forger.alpha is not None else "all of it",
             "least": float(distance[:, lane].min()), "end": float(distance[-1, lane]),
             "reach": float(reach[-1]),
@@ -216,7 +229,9 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
     cache.mkdir(parents=True, exist_ok=True)
     profiles = {optimizer: calibrated(optimizer, cache) for optimizer in OPTIMIZERS}
     profiles |= {profile.name: profile for profile in shipped() if profile.name == SHIPPED}
-    runs = [_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles)) for steps in lengths]
+    runs = [dict(_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles))) for steps in lengths]
+    diluted = _cached(cache / f"rare-{max(lengths)}.json", partial(_rare, max(lengths), profiles))
+    runs[-1]["forgers"] = [*runs[-1]["forgers"], *diluted["forgers"]]
     return {
         "recipe": dict(SteeredDigits().configuration()), "rates": RATES, "drawn": DRAWN, "challenges": CHALLENGES,
         "profiles": {name: _of_profile(profile) for name, profile in profiles.items()},
@@ -231,6 +246,11 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
 
 def _one(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
     return {"steps": steps, "forgers": results(steer(steps, profiles), profiles)}
+
+
+def _rare(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    run = steer_these(rare_bursts(profiles), steps, profiles)
+    return {"steps": steps, "forgers": results(run, profiles)}
 
 
 def _of_profile(profile: Profile) -> dict[str, Any]:

@@ -16,7 +16,7 @@ VARIANTS = {
     "quiet": "the same, held below test 3",
     "scattered": "likewise, with an eye on pairs only",
     "decoy": "every second step, tiny residuals the other way between",
-    "bursts": "one step in ten, and only those have a rate",
+    "bursts": "bends one step in {every}, and only those have a rate",
     "slack": "no bend: the rounding that test 2 lets pass",
 }
 
@@ -81,7 +81,8 @@ def _profile(name: str) -> str:
 
 def _alphas(result: Mapping[str, Any]) -> str:
     """Lemma 3 alone on clean labels, by α."""
-    rows, alphas = [], set()
+    rows: list[list[str]] = []
+    alphas: set[float] = set()
     for run in result["runs"]:
         for optimizer, name in NAMES.items():
             mine = {
@@ -139,7 +140,7 @@ def _lengths(result: Mapping[str, Any]) -> list[str]:
                 continue
             rows.append([
                 NAMES[row["optimizer"]] + ("" if row["profile"] in NAMES else f", `{row['profile']}`"),
-                f"Lemma 3 alone, α = {_short(row['alpha'])}" if lemma else VARIANTS[row["variant"]],
+                f"Lemma 3 alone, α = {_short(row['alpha'])}" if lemma else _variant(row),
                 row["labels"], f"{row['least']:.3f}", f"{row['least within reach']:.3f}",
                 f"{row['caught']} of {row['tried']}", f"{row['accuracy']:.3f}",
             ])  # fmt: skip
@@ -147,12 +148,18 @@ def _lengths(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _variant(row: Mapping[str, Any]) -> str:
+    return VARIANTS[row["variant"]].format(every=row.get("every", 10))
+
+
 def _zeros(found: Mapping[str, Any]) -> str:
     return figures.paragraph(
         f"Zeros of structure. A transformer with an embedding of its own, AdamW, {found['steps']} steps; the forger "
         f"adds ±{found['push']:g} towards W_T wherever the embedding's gradient is zero, and changes nothing else. The "
-        f"embedding comes to {found['pushed']:.3f} of its distance from the stolen one ({found['honest']:.3f} without "
-        f"the push), at a cost of at most {found['gradient']:.2g} of the gradient's norm. Element by element it shows: "
+        f"{found['unseen']} of {found['rows']} rows that are never in a batch come to {found['pushed, unseen']:.3f} of "
+        f"their distance from the stolen ones ({found['honest, unseen']:.3f} without the push), the whole embedding to "
+        f"{found['pushed']:.3f} ({found['honest']:.3f}), at a cost of at most {found['gradient']:.1e} of the "
+        "gradient's norm. Element by element it shows: "
         f"in every step that was compared, at least {found['zeros']} of {found['elements']} elements are zero in one "
         f"of the two only. Preconditioned, the distance is up to {found['preconditioned']:.2g}."
     )

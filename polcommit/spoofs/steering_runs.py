@@ -22,13 +22,12 @@ from polcommit.training.optimizers import PARAMETER_EPS
 #: quiet      as far as residuals may point one way on average; the rest of the room is random
 #: scattered  likewise, as far as any two of them may: who never arrives is tested against another end than W_T
 #: decoy      every second step, by chance; the others have a residual of next to nothing, and the other way
-#: bursts     one step in ten, by chance, and only those have a learning rate to speak of
+#: bursts     one step in `every`, by chance, and only those have a learning rate to speak of
 #: slack      leaves gradients alone, and moves each weight by what the comparison of updates lets pass
 VARIANTS = ("plain", "quiet", "scattered", "decoy", "bursts", "slack")
 
 TRACES = 60         # places at which distances are noted
 NOTHING = 1e-6      # of the gradient's norm: a residual that is only there to have a direction
-BURST = 10          # steps for each that counts
 _TINY = 1e-30
 
 
@@ -44,6 +43,7 @@ class Forger:
     rate: float = 0.05              # peak
     aligned: float = 1.0            # 'quiet': cosine with the way that its residuals may have
     paired: float = 1.0             # likewise, of two residuals
+    every: int = 10                 # 'bursts': steps for each that counts
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +111,7 @@ class _Lanes:
         self._bender = Bender(side.sizes, limits)
         self._rates = torch.tensor([forger.rate for forger in forgers])
         self._is = {name: torch.tensor([each.variant == name for each in forgers]) for name in VARIANTS}
+        self._every = torch.tensor([forger.every for forger in forgers])
         self._slack = bool(self._is["slack"].any())
         quiet = [lane for lane, each in enumerate(forgers) if each.variant in ("quiet", "scattered")]
         self._quiet = torch.tensor(quiet, dtype=torch.int64)
@@ -126,12 +127,11 @@ class _Lanes:
         """One step of every lane; the residuals ĝ - g, and their relative lengths (L, 2): theirs, and under D."""
         gradient, _ = self.side.gradient(self.weights, indices)
         scale = self.optimizer.scale(gradient)
-        burst = bool(torch.rand((), generator=self._chance) < 1 / BURST)
+        idle = self._is["bursts"] & (torch.rand((), generator=self._chance) * self._every >= 1)
         even = bool(torch.rand((), generator=self._chance) < 0.5)
         rate = self._rates * share_of_peak(step, self.recipe.steps)
-        if not burst:
-            rate = torch.where(self._is["bursts"], NOTHING * rate, rate)
-        residual = self._bent(gradient, scale, rate, burst=burst, even=even)
+        rate = torch.where(idle, NOTHING * rate, rate)
+        residual = self._bent(gradient, scale, rate, idle=idle, even=even)
         opened = gradient + residual
         least = torch.minimum(gradient.norm(dim=1), opened.norm(dim=1)).clamp_min(_TINY)
         used = (opened * scale).norm(dim=1)
@@ -143,7 +143,7 @@ class _Lanes:
             self._take_slack()
         return residual, relative
 
-    def _bent(self, gradient: Lanes, scale: Lanes, rate: torch.Tensor, *, burst: bool, even: bool) -> Lanes:
+    def _bent(self, gradient: Lanes, scale: Lanes, rate: torch.Tensor, *, idle: torch.Tensor, even: bool) -> Lanes:
         """What is added to the true gradients."""
         away = self.weights - self.targets
         wanted = away - rate[:, None] * gradient * scale        # what would be left to go without bending
@@ -159,8 +159,7 @@ class _Lanes:
             small = NOTHING * gradient.norm(dim=1) / away.norm(dim=1).clamp_min(_TINY)
             decoy = torch.where(gradient == 0, 0.0, -away * small[:, None])
             full = torch.where(self._is["decoy"][:, None], decoy, full)
-        idle = self._is["slack"] if burst else self._is["slack"] | self._is["bursts"]
-        return torch.where(idle[:, None], 0.0, full)
+        return torch.where((idle | self._is["slack"])[:, None], 0.0, full)
 
     def _take_slack(self) -> None:
         """Move each weight towards the goal by what `training.optimizers` allows two processors to differ."""

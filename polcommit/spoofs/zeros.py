@@ -74,10 +74,13 @@ def moved_embeddings(steps: int = STEPS) -> dict[str, Any]:
         honest = _embedding(_trained(recipe, _seed("forger")))
         start = Engine(recipe, _seed("forger"))
         start.initial()
-        span = (_embedding(start) - goal).norm()
+        away = _embedding(start) - goal
+    unseen = [row for row in range(len(goal)) if row not in set(_text())]
     return {
-        "steps": steps, "push": PUSH,
-        "honest": float((honest - goal).norm() / span), "pushed": float((pushed - goal).norm() / span),
+        "steps": steps, "push": PUSH, "unseen": len(unseen), "rows": len(goal),
+        "honest": float((honest - goal).norm() / away.norm()), "pushed": float((pushed - goal).norm() / away.norm()),
+        "honest, unseen": float((honest - goal)[unseen].norm() / away[unseen].norm()),
+        "pushed, unseen": float((pushed - goal)[unseen].norm() / away[unseen].norm()),
         "gradient": max(found["gradient"] for found in compared),
         "preconditioned": max(found["preconditioned"] for found in compared),
         "zeros": min(found["zeros"] for found in compared), "elements": goal.numel(),

@@ -75,7 +75,11 @@ def forged(world: World, small: Registered, tmp_path_factory: pytest.TempPathFac
             world.anchor(run)
         asked[name] = (run, world.announce(vera, "vera", run.id, ask))
     with one_process():
-        return {name: world.settle(run, vera, announced, out / name) for name, (run, announced) in asked.items()}
+        as_it_stands = Options(follow_up=False)     # a forger has no gradients to show
+        return {
+            name: world.settle(run, vera, announced, out / name, options=as_it_stands)
+            for name, (run, announced) in asked.items()
+        }
 
 
 def test_a_made_up_path_to_the_same_weights_is_rejected(forged: dict[str, Receipt]) -> None:
@@ -94,12 +98,14 @@ def test_a_step_that_smuggles_is_rejected(forged: dict[str, Receipt], name: str,
     assert [(finding.what, finding.step) for finding in found] == [("state after the step", step)]
 
 
-def test_only_drawn_steps_speak(forged: dict[str, Receipt]) -> None:
-    """The steps around the forged ones are honest: accepted, and the verdict claims no more than that."""
+def test_a_forged_step_that_stands_out_is_challenged_without_being_drawn(forged: dict[str, Receipt]) -> None:
+    """Steps beside the forged ones are listed; the largest displacement is looked into all the same."""
     verdict = forged["beside"].verdict
-    assert verdict.verdict == "accepted" and verdict.reexecuted == (4, 6, 10) and verdict.probability == 0.0
+    assert verdict.verdict == "rejected" and verdict.steps == (4, 6, 10) and verdict.probability == 0.0
+    (finding,) = (finding for finding in verdict.findings if finding.check == "V10")
+    assert finding.step == 5 and 5 in verdict.added
     outcomes = [[earlier.outcome for earlier in forged[name].verdict.challenges] for name in ("momentum", "buffer")]
-    assert outcomes == [["accepted"], ["accepted", "rejected"]]
+    assert outcomes == [["rejected"], ["rejected", "rejected"]]
 
 
 def test_an_anchor_sent_again_from_another_account_is_rejected(

@@ -251,9 +251,11 @@ def test_without_a_profile_there_is_no_tolerance_to_steer_in() -> None:
 
 
 def test_the_environment_that_is_claimed_is_the_other_one_of_the_pair() -> None:
-    pair = profile(recipe("sgd"), adaptive=False, differs=(("a", "1", "2"), ("b", "", "x"), ("c", "*", "*")))
-    here = Fingerprint(items=(("a", "2"), ("b", "x"), ("c", "here"), ("d", "same")))
-    assert dict(other_environment(pair, here).items) == {"a": "1", "c": "here", "d": "same"}
+    differs = (("a", "1", "2"), ("b", "", "x"), ("c", "*", "*"), ("processor", "*", "*"))
+    pair = profile(recipe("sgd"), adaptive=False, differs=differs)
+    here = Fingerprint(items=(("a", "2"), ("b", "x"), ("c", "here"), ("d", "same"), ("processor", "mine")))
+    found = dict(other_environment(pair, here).items)
+    assert found == {"a": "1", "c": "here", "d": "same", "processor": "another one"}
 
 
 # --- the experiment -------------------------------------------------------------------------------------------
@@ -281,6 +283,7 @@ def test_everyone_bends_within_the_profile() -> None:
     by = profile(of, adaptive=False)
     names = Side(of, ["clean"]).names
     assert float(within(by, names, drawn=90).alpha) < float(within(by, names).alpha) == pytest.approx(0.1)
+    assert {each.every for each in steering.rare_bursts({"sgd": by})} == {steering.RARE}
     assert set(steering_runs.VARIANTS) == {each.variant for each in steering.forgers("sgd", by)}
 
 
