@@ -95,7 +95,7 @@ def respond(
                 hint="the verifier must ask for fewer steps in one challenge",
             )
         folder.write_disclosed(challenge.id, Disclosed(verifier=challenge.request.verifier, steps=drawn.challenged))
-    yield from _sealed(run, chain, key, challenge, lambda: _payload(disclosure, openings, work))
+    yield from sealed_answer(run, chain, key, challenge, lambda: payload_of(disclosure, openings, work))
 
 
 def _await_draw(run: Run, connection: Connection, challenge: Challenge) -> None:
@@ -111,12 +111,13 @@ def _await_draw(run: Run, connection: Connection, challenge: Challenge) -> None:
         )
 
 
-def _payload(disclosure: Disclosure, openings: Openings, work: Path) -> Iterator[bytes]:
+def payload_of(disclosure: Disclosure, openings: Openings, work: Path) -> Iterator[bytes]:
+    """The payload of an opening whose bulky things lie in `work`, piece by piece."""
     yield from frame(encode(disclosure), encode(openings))
     yield from BlobFolder(work).stream(blob.content for blob in opening_blobs(openings))
 
 
-def _sealed(
+def sealed_answer(
     run: Run, chain: ChainIdentity, key: Ed25519PrivateKey, challenge: Challenge, payload: Callable[[], Iterator[bytes]]
 ) -> Iterator[bytes]:
     """The payload under a fresh key, and that key with the payload's signed digest sealed to the verifier."""

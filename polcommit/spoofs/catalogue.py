@@ -9,6 +9,14 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from polcommit.errors import Unavailable, UsageError
+from polcommit.spoofs.adaptive import (
+    DecoySteering,
+    OptimizerSlack,
+    QuietSteering,
+    SteeringAdam,
+    SteeringSgd,
+    StructuralZeros,
+)
 from polcommit.spoofs.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
 from polcommit.spoofs.base import FAMILIES, Spoof
 from polcommit.spoofs.claims import (
@@ -64,6 +72,7 @@ _PROTOCOL: tuple[type[Spoof], ...] = (
     ExtraTensor, MissingTensor, ForgedSetting, OtherRelease,
     RefusesToOpen, CannotReproduce, OpensOtherSteps, GrindsNonces, ShopsForVerifiers, GrindsBeacons, SeveralRoots,
     EarlyChallenge, LyingSketches, ForeignEnvironment,
+    SteeringSgd, SteeringAdam, QuietSteering, DecoySteering, StructuralZeros, OptimizerSlack,
 )  # fmt: skip
 
 #: Those that ship with polcommit, by family; within one in the order of this file.

@@ -104,9 +104,9 @@ class Dishonest:
         """Signed and sealed to whoever challenges, like any answer."""
 
         def payload() -> Iterator[bytes]:
-            return responding._payload(opening.disclosure, opening.openings, opening.work)
+            return responding.payload_of(opening.disclosure, opening.openings, opening.work)
 
-        return b"".join(responding._sealed(self.load(), self.chain, self.party.key, challenge, payload))
+        return b"".join(responding.sealed_answer(self.load(), self.chain, self.party.key, challenge, payload))
 
     def answer(self, challenge: Challenge) -> bytes:
         """Open and seal."""
