@@ -25,7 +25,7 @@ from polcommit.training.state import TrainingState
 
 PUSH = 1e-7
 STEPS = 300
-EVERY = 50          # steps between those that are opened and compared
+EVERY = 50          # steps between those that are opened and compared, besides the last
 EMBEDDING = "embedding.weight"
 WORDS = 40          # different bytes in the text: the rows of all others never have a gradient
 
@@ -98,7 +98,7 @@ def _pushed(recipe: Recipe, goal: torch.Tensor) -> tuple[torch.Tensor, list[dict
 
     for batch in Loader(recipe, engine.seed, 1, recipe.steps):
         opening = open_step(engine, memory, batch, bend)
-        if batch.step % EVERY == 0:
+        if batch.step % EVERY == 0 or batch.step == recipe.steps:
             other = Engine(recipe, engine.seed)
             opened = OpenedStep(
                 step=batch.step, before=opening.before, gradient=opening.gradient, after=opening.after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from handmade import by_hand
 
 from polcommit.errors import Refuted
-from polcommit.profiles import Bound, Profile, Spread
+from polcommit.profiles import Bound, Profile, Spread, to_json
 from polcommit.records import Fingerprint
 from polcommit.replaying import ReplayedStep
 from polcommit.spoofs import steering, steering_runs
@@ -32,8 +33,9 @@ from polcommit.spoofs.lanes import Optimizer, Side
 from polcommit.spoofs.opened import MemoryStage, OpenedRun, memory_stage
 from polcommit.spoofs.plain.trial import victim
 from polcommit.spoofs.steered import SteeredDigits
+from polcommit.spoofs.steering_page import everyone, section
 from polcommit.spoofs.steering_runs import Forger, run_forgers, trained
-from polcommit.spoofs.zeros import Untied
+from polcommit.spoofs.zeros import Untied, moved_embeddings
 from polcommit.tolerance import check_alignment, judge, reach
 from polcommit.training.loading import Loader
 from polcommit.training.recipe import Recipe
@@ -276,6 +278,25 @@ def test_the_experiment_finds_what_the_tests_are_for(monkeypatch: pytest.MonkeyP
         plain, quiet = by[optimizer, "plain", "random", None], by[optimizer, "quiet", "random", None]
         assert plain["least"] < quiet["least"] <= 1.0
         assert by[optimizer, "slack", "random", None]["towards"] == 0.0
+
+
+def test_the_whole_experiment_becomes_a_section_and_what_is_cached_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "TRAINING", 60)
+    monkeypatch.setattr(steering, "DRAWN", 20)
+    monkeypatch.setattr(steering, "moved_embeddings", lambda: moved_embeddings(20))
+    for name in steering.OPTIMIZERS:
+        own = profile(recipe(name), adaptive=name == "adamw")
+        (tmp_path / f"profile-{name}.json").write_text(to_json(own), "utf-8")
+    result = steering.measure(tmp_path, lengths=(100,), honest=2)
+    assert json.loads(json.dumps(result)) == result
+    text = section(result)
+    assert "100 steps:" in text and "bends one step in 100" in text
+    best = min(row["least"] for row in everyone(result) if row["profile"] == "sgd" and row["alpha"] is None)
+    assert f"**{best:.3f}**" in text
+    monkeypatch.setattr(steering, "run_forgers", None)
+    assert steering.measure(tmp_path, lengths=(100,), honest=2) == result
 
 
 def test_everyone_bends_within_the_profile() -> None:
