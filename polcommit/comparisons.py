@@ -16,7 +16,7 @@ from polcommit.origins import check_parent
 from polcommit.records import Disclosure, Flag, Openings, StepRecord, TensorEntry
 from polcommit.replaying import ReplayedStep, ReplayJob, ReplayReport
 
-LEAST_CONTRIBUTIONS = 8     # re-executed steps, below which their contributions say nothing
+LEAST_CONTRIBUTIONS = 8     # steps whose contributions are looked at; those of fewer say nothing
 
 
 @dataclass(frozen=True, slots=True)

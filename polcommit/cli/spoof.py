@@ -97,8 +97,10 @@ def run_spoof(
         mode = "post hoc" if post_hoc else "registered"
         result["polcommit"] = _against_polcommit(kind, made, mode, seed, count, processes, data)
     common.show(result, as_json, _text(kind, result))
-    outcome = result["plain PoL" if plain else "polcommit"]["outcome"]
-    return ACCEPTED if outcome == "accepted" else NOT_TRIED if outcome == "not tried" else 0
+    found = result["plain PoL" if plain else "polcommit"]
+    if found.get("verdict", found["outcome"]) == "accepted":
+        return ACCEPTED
+    return NOT_TRIED if found["outcome"] == "not tried" else 0
 
 
 @spoof.command("matrix")
@@ -118,11 +120,12 @@ def matrix(
 ) -> int:  # fmt: skip
     """Try every spoof on plain Proof-of-Learning, and on polcommit with registered and with post hoc runs.
 
-    Exit status: 0 polcommit accepted none, 1 it accepted some, 2 usage, 3 some could not be tried for a failure here.
+    Exit status: 0 polcommit accepted none, 1 it accepted some, 2 usage, 3 some could not be tried.
     """
     import json
 
     from polcommit.spoofs import matrix as trials
+    from polcommit.spoofs import matrix_page as page
     from polcommit.storage import files
 
     unknown = sorted(set(opponents) - set(trials.OPPONENTS))
@@ -133,7 +136,7 @@ def matrix(
         opponents=opponents or trials.OPPONENTS, seeds=seeds, count=count, data=data,
     )  # fmt: skip
     result = trials.run(plan, out, jobs=jobs, say=common.say)
-    table = trials.markdown(result)
+    table = page.markdown(result)
     out.mkdir(parents=True, exist_ok=True)
     files.write_atomic(out / "matrix.json", json.dumps(result, indent=1).encode(), exist_ok=True)
     files.write_atomic(out / "matrix.md", (table + "\n").encode(), exist_ok=True)
@@ -142,9 +145,12 @@ def matrix(
     for cell in cells:
         if cell["outcome"] == "error":
             common.say(f"warning: {cell['spoof']}, {cell['opponent']}, seed {cell['seed']}: {cell['why']}")
-    if trials.succeeded(result):
+    untried = page.untried(result)
+    if untried:
+        common.say(f"warning: not tried against polcommit: {', '.join(untried)}; give another --recipe")
+    if page.succeeded(result):
         return ACCEPTED
-    return NOT_TRIED if any(cell["outcome"] == "error" for cell in cells) else 0
+    return NOT_TRIED if untried or any(cell["outcome"] == "error" for cell in cells) else 0
 
 
 def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> tuple[type[Spoof], ...]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from polcommit.comparisons import LEAST_CONTRIBUTIONS
 from polcommit.errors import NotReproducible, PolcommitError, Refuted
 from polcommit.records import StateIndex, TensorEntry
 from polcommit.replaying import ReplayedStep, ReplayJob, TensorOrigin
@@ -113,9 +114,13 @@ class Reexecution:
         )
 
     def _contribution(self, engine: Engine, position: int, before: StateIndex) -> tuple[float, float] | None:
-        """What the update, as it is in the engine now, does for its own batch and for the next step's."""
+        """What the update, as it is in the engine now, does for its own batch and for the next step's.
+
+        Of the first steps only, which are drawn ones: four passes over a batch each, they would more than double the
+        cost of a challenge of many steps.
+        """
         count = len(self.job.steps)
-        if count < 2:
+        if count < 2 or position >= LEAST_CONTRIBUTIONS:
             return None
         other = self._batch(engine, (position + 1) % count)
         try:

@@ -83,7 +83,7 @@ class Steering(ProtocolSpoof):
         verdict = arena.settle(announced, answer, options=options).verdict
         self.notes |= {"distance to W_T": float(reached), "reach": -1.0 if verdict.reach is None else verdict.reach}
         attempt = Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
-        if attempt.succeeded and not reached <= REACHED:
+        if attempt.outcome == "accepted" and not reached <= REACHED:
             why = f"{attempt.why}; but it ends {float(reached):.3g} of the stolen model's norm away from it"
             return replace(attempt, outcome="missed", why=why)
         return attempt

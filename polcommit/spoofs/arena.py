@@ -316,7 +316,7 @@ class Arena:
             seconds=meter.seconds,
             notes={**spoof.notes, "distance to W_T": reached},
         )
-        if attempt.succeeded and spoof.goal == "W_T" and not reached <= REACHED:
+        if attempt.outcome == "accepted" and spoof.goal == "W_T" and not reached <= REACHED:
             why = f"{attempt.why}; but it ends {reached:.3g} of the stolen model's norm away from it"
             return replace(attempt, outcome="missed", why=why)
         return attempt

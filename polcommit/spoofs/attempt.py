@@ -10,12 +10,11 @@ from polcommit.records import Finding, Verdict
 
 #: How an attempt ends.
 #: accepted       a verifier accepted it
-#: missed         likewise, but what was accepted is not the model that was to be claimed: nothing was gained
+#: missed         likewise; what was accepted is not the model that was to be claimed
 #: rejected       a verifier found a contradiction
 #: inconclusive   a verifier gave neither; nobody may read that as support
 #: refused        nothing came before a verifier: the ledger, or the victim, did not play along
-#: precedence     accepted as a training run, and claimed later than the run that it was taken from: the order of
-#:                anchors decides about it, no verdict
+#: precedence     likewise, and claimed later than the run that it was taken from: the order of anchors decides about it
 OUTCOMES = ("accepted", "missed", "rejected", "inconclusive", "refused", "precedence")
 
 
@@ -65,8 +64,8 @@ class Attempt:
 
     @property
     def succeeded(self) -> bool:
-        """A verifier has accepted what was forged."""
-        return self.outcome == "accepted"
+        """A verifier has accepted what was forged, whatever it was worth."""
+        return self.verdict == "accepted"
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -27,7 +27,7 @@ from polcommit.training.replay import Engine
 
 def decided(attempt: Attempt, mine: tuple[int, int], theirs: tuple[int, int]) -> Attempt:
     """What a verdict that stands is worth beside an earlier claim to the same model. Places: (block, log index)."""
-    if not attempt.succeeded or not theirs < mine:
+    if attempt.outcome != "accepted" or not theirs < mine:
         return attempt
     why = f"{attempt.why}; but anchored in block {mine[0]}, and the victim's run in block {theirs[0]}"
     return replace(attempt, outcome="precedence", why=why)
@@ -168,8 +168,8 @@ class EarlyHeartbeat(ProtocolSpoof):
         put = arena.anchor(thief, folder)
         self.notes["blocks between the heads"] = put.position.block - first.position.block
         verdict = arena.verdict(thief, folder, put)
-        attempt = Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
-        return decided(attempt, _place(put), _place(theirs.anchored))
+        # no matter of precedence: its steps are forged
+        return Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
 
 
 def _place(anchored: Anchored) -> tuple[int, int]:

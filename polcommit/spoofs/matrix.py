@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -19,12 +18,14 @@ from typing import Any
 
 from polcommit.errors import PolcommitError
 from polcommit.recipes.digits import Digits
+from polcommit.recipes.gpt import Gpt
 from polcommit.session.recipes import recipe_name
 from polcommit.spoofs import figures
 from polcommit.spoofs.arena import Arena
 from polcommit.spoofs.attempt import Attempt
 from polcommit.spoofs.base import PreconditionNotMet, Spoof, TrajectorySpoof
 from polcommit.spoofs.catalogue import SPOOFS, find_spoof
+from polcommit.spoofs.matrix_page import NOT_THERE, PLAIN, beside, instead, markdown, registration_alone, untried
 from polcommit.spoofs.plain.trial import judge, submit
 from polcommit.spoofs.plain.verifier import Terms, narrowed
 from polcommit.spoofs.setting import MODES, Setting
@@ -33,9 +34,7 @@ from polcommit.training.environment import set_determinism
 from polcommit.training.recipe import Recipe
 from polcommit.transcript import configuration_digest
 
-PLAIN = "plain PoL"
 OPPONENTS = (PLAIN, *MODES)
-NOT_THERE = "plain PoL has no keys, ledger, draws or openings to attack"
 SEEDS = 5
 RECIPE = Digits(steps=160, batch=16, width=8)       # as plain PoL's own table: enough steps for a line to be within δ
 #: What polcommit meets in `scripts/soundness`: more than an epoch, and so short that every step of it is drawn. What a
@@ -219,7 +218,7 @@ def collect(plan: Plan, out: Path, failed: Iterable[Cell] = ()) -> dict[str, Any
         rows.append(
             {
                 "spoof": spoof.name, "family": spoof.family, "title": spoof.title, "source": spoof.source,
-                "goal": spoof.goal, "registration alone stops it": _registration_alone(cells), "cells": cells,
+                "goal": spoof.goal, "registration alone stops it": registration_alone(cells), "cells": cells,
             }
         )  # fmt: skip
     setting = Setting(recipe=plan.recipe, count=plan.count)
@@ -232,81 +231,14 @@ def collect(plan: Plan, out: Path, failed: Iterable[Cell] = ()) -> dict[str, Any
     }
 
 
-def beside(plain: Mapping[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """A result with the cells of another, against plain PoL on a recipe of its own, of the same spoofs."""
-    cells = {row["spoof"]: row["cells"] for row in plain["rows"]}
-    rows = [{**row, "cells": {**row["cells"], **cells[row["spoof"]]}} for row in result["rows"]]
-    return {**result, "rows": rows, "plain": {**plain["plain"], "recipe": plain["recipe"]}}
+def others() -> Iterator[tuple[Recipe, str | None]]:
+    """Recipes, with the paths of their data, for what cannot be tried on the short one.
 
-
-def _registration_alone(cells: Mapping[str, Sequence[Cell]]) -> bool:
-    """Whether a run that is not registered beforehand gets through, or is left to precedence, and another does not."""
-    def ended(mode: str) -> set[str]:
-        return {cell["outcome"] for cell in cells.get(mode, ())}
-
-    through = {"accepted", "precedence"}
-    return bool(ended("registered")) and not ended("registered") & through and bool(ended("post hoc") & through)
-
-
-def succeeded(result: Mapping[str, Any], opponents: Sequence[str] = MODES) -> list[str]:
-    """Names of the spoofs that one of these opponents accepted."""
-    return [
-        row["spoof"]
-        for row in result["rows"]
-        if any(cell["outcome"] == "accepted" for opponent in opponents for cell in row["cells"].get(opponent, ()))
-    ]
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The table, for a page: what polcommit accepts stands in bold, '†' says that registration alone stops it."""
-    rows = []
-    for row in result["rows"]:
-        cells = row["cells"]
-        mark = " †" if row["registration alone stops it"] else ""
-        ended = [_shown(cells.get(mode, ())) for mode in MODES]
-        stopped = _common([cell["why"] for mode in MODES for cell in cells.get(mode, ()) if _stopped(cell)])
-        cost = _mean([cell["cost"] for mode in MODES for cell in cells.get(mode, ()) if cell.get("cost") is not None])
-        rows.append((
-            f"`{row['spoof']}`{mark}", row["family"], _fooled(cells.get(PLAIN, ())), *ended, stopped,
-            figures.share(cost) if cost is not None else "",
-        ))  # fmt: skip
-    header = ("spoof", "family", "fools plain PoL (top-Q, every step)", *MODES, "stopped by", "cost")
-    return figures.table(header, rows)
-
-
-def _stopped(cell: Cell) -> bool:
-    return cell["outcome"] in ("rejected", "inconclusive", "refused")
-
-
-def _shown(cells: Sequence[Cell]) -> str:
-    """How the trials in one kind of runs ended: '5 rejected', or '**2 accepted**, 3 rejected'."""
-    if not cells:
-        return ""
-    reasons = {cell["why"] for cell in cells if cell["outcome"] == "not tried"}
-    if len(reasons) == 1 and all(cell["outcome"] == "not tried" for cell in cells):
-        return f"not tried: {reasons.pop()}"
-    counts = Counter(cell["outcome"] for cell in cells)
-    parts = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
-    return ", ".join(f"**{part}**" if part.endswith(" accepted") else part for part in parts)
-
-
-def _fooled(cells: Sequence[Cell]) -> str:
-    tried = [cell for cell in cells if cell["outcome"] in ("accepted", "missed", "rejected")]
-    if not tried:
-        return "–" if any(cell["why"] == NOT_THERE for cell in cells) else _shown(cells)
-    top = sum(cell["outcome"] == "accepted" for cell in tried)
-    every = sum(cell["every interval"] == "accepted" for cell in tried)
-    return f"{top}, {every} of {len(tried)}" if top or every else f"not either: 0 of {len(tried)}"
-
-
-def _common(reasons: Sequence[str]) -> str:
-    """The most frequent reason, without the step that differs from trial to trial."""
-    counts = Counter(reason.partition(" at step")[0] for reason in reasons)
-    return counts.most_common(1)[0][0] if counts else ""
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    `digits` as its noise profile has it, for what claims another environment; `gpt`, with a scheduler and Adam.
+    """
+    yield Digits(steps=26), None
+    text = figures.docs_folder() / "spec.md"
+    yield Gpt(steps=12, text=text), str(text)
 
 
 def main() -> None:
@@ -319,6 +251,12 @@ def main() -> None:
 
     plain = run(Plan(opponents=(PLAIN,)), out, jobs=jobs, say=say)
     result = beside(plain, run(Plan(recipe=SHORT, opponents=MODES), out, jobs=jobs, say=say))
+    for recipe, data in others():
+        lacking = tuple(find_spoof(name) for name in untried(result))
+        result = instead(result, run(Plan(recipe=recipe, spoofs=lacking, opponents=MODES, data=data), out,
+                                     jobs=jobs, say=say))  # fmt: skip
+    for name in untried(result):
+        say(f"warning: {name} was tried on no recipe")
     figures.write_json("matrix", result)
     figures.insert_section("soundness.md", "matrix", markdown(result))
 

@@ -96,7 +96,7 @@ class LaunderedParent(ProtocolSpoof):
         receipt = next(one for one in parent.receipts() if one.verdict == accepted)
         attempt = child_of(arena, thief, claimed(parent, receipt), meter, post_hoc=False)
         self.notes["the child is registered, says its verdict"] = bool(attempt.registered)
-        if attempt.succeeded:
+        if attempt.outcome == "accepted":
             why = f"{attempt.why}; it names its parent, whose final model the victim's earlier anchor commits"
             return replace(attempt, outcome="precedence", why=why)
         return attempt

@@ -94,9 +94,9 @@ def test_one_forged_step_is_met_where_every_step_is_drawn(registered: Arena) -> 
     assert met(attempt, "V10") and attempt.findings[-1].step == STEPS
 
 
-def test_an_accepted_run_that_is_not_the_stolen_model_is_no_success(registered: Arena) -> None:
+def test_an_accepted_run_that_is_not_the_stolen_model_says_so(registered: Arena) -> None:
     attempt = registered.try_out(HonestAfterAll())
-    assert attempt.outcome == "missed" and attempt.verdict == "accepted" and not attempt.succeeded
+    assert attempt.outcome == "missed" and attempt.verdict == "accepted" and attempt.succeeded
     assert "of the stolen model's norm away" in attempt.why
 
 
@@ -162,7 +162,7 @@ def test_a_chosen_start(post_hoc: Arena, spoof: type[TrajectorySpoof], check: st
 def test_the_best_of_several_tries() -> None:
     tries = [Attempt(outcome=outcome, why="") for outcome in ("rejected", "inconclusive", "refused")]
     assert best(tries).outcome == "inconclusive"
-    assert best([*tries, Attempt(outcome="accepted", why="")]).succeeded
+    assert best([*tries, Attempt(outcome="accepted", why="")]).outcome == "accepted"
 
 
 @pytest.mark.parametrize(("change", "message"), [({"mode": "late"}, "mode 'late'"), ({"count": 11}, "cannot draw 11")])

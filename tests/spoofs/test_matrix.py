@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trials import FewDigits
 
-from polcommit.spoofs import matrix
+from polcommit.recipes.digits import Digits
+from polcommit.spoofs import matrix, matrix_page
 from polcommit.spoofs.catalogue import find_spoof
-from polcommit.spoofs.matrix import PLAIN, Plan
+from polcommit.spoofs.matrix import Plan
+from polcommit.spoofs.matrix_page import PLAIN
 from polcommit.storage import files
 
 PLAN = Plan(recipe=FewDigits(), spoofs=tuple(map(find_spoof, ("splice", "same-model-later"))), seeds=2)
@@ -32,37 +35,65 @@ def row(table: str, spoof: str) -> list[str]:
 def test_what_is_accepted_stands_in_bold(tmp_path: Path) -> None:
     kept(tmp_path, "splice", "registered", "rejected", "accepted", cost=0.5)
     result = matrix.collect(PLAN, tmp_path)
-    assert row(matrix.markdown(result), "splice")[3:] == ["**1 accepted**, 1 rejected", "", "V10: loss", "50 %"]
-    assert matrix.succeeded(result) == ["splice"]
+    assert row(matrix_page.markdown(result), "splice")[3:] == ["**1 accepted**, 1 rejected", "", "V10: loss", "50 %"]
+    assert matrix_page.succeeded(result) == ["splice"]
 
 
 def test_what_registration_alone_stops_is_marked(tmp_path: Path) -> None:
     kept(tmp_path, "same-model-later", "registered", "rejected", "rejected")
     kept(tmp_path, "same-model-later", "post hoc", "precedence", "precedence")
     result = matrix.collect(PLAN, tmp_path)
-    assert "`same-model-later` † " in matrix.markdown(result)
-    assert row(matrix.markdown(result), "same-model-later")[4] == "2 precedence"
-    assert not matrix.succeeded(result)
+    assert "`same-model-later` † " in matrix_page.markdown(result)
+    assert row(matrix_page.markdown(result), "same-model-later")[4] == "2 precedence"
+
+
+def test_what_an_accepted_run_is_worth_does_not_hide_that_it_was_accepted(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", "registered", "missed", verdict="accepted")
+    kept(tmp_path, "same-model-later", "post hoc", "precedence", "precedence", verdict="accepted")
+    result = matrix.collect(PLAN, tmp_path)
+    assert row(matrix_page.markdown(result), "same-model-later")[4] == "**2 accepted**, behind an earlier claim"
+    assert matrix_page.succeeded(result) == ["splice", "same-model-later"]
+
+
+def test_what_one_recipe_lacks_is_tried_on_another(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", "registered", "not tried", "not tried")
+    kept(tmp_path, "splice", PLAIN, "rejected", **{"every interval": "rejected"})
+    kept(tmp_path, "same-model-later", "registered", "rejected")
+    result = matrix.collect(PLAN, tmp_path)
+    other = replace(PLAN, recipe=Digits(steps=5), spoofs=(find_spoof("splice"),))
+    path = other.path(tmp_path, "splice", "registered", 0)
+    path.parent.mkdir(parents=True)
+    files.write_atomic(path, json.dumps({"outcome": "rejected", "why": "V10: loss"}).encode())
+    found = matrix_page.instead(result, matrix.collect(other, tmp_path))
+    assert not matrix_page.untried(found)
+    line = next(line for line in matrix_page.markdown(found).splitlines() if "`splice`" in line)
+    assert "`splice` (digits, 5 steps)" in line and "1 rejected" in line and "not either: 0 of 1" in line
+
+
+def test_what_was_tried_on_nobody_is_named(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", "registered", "not tried", "not tried")
+    kept(tmp_path, "same-model-later", "post hoc", "rejected", "not tried")
+    assert matrix_page.untried(matrix.collect(PLAN, tmp_path)) == ["splice"]
 
 
 def test_an_attack_that_does_not_fool_plain_pol_either_says_so(tmp_path: Path) -> None:
     kept(tmp_path, "splice", PLAIN, "rejected", "missed", **{"every interval": "rejected"})
-    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2] == "not either: 0 of 2"
+    assert row(matrix_page.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2] == "not either: 0 of 2"
     kept(tmp_path / "other", "splice", PLAIN, "accepted", "rejected", **{"every interval": "rejected"})
-    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path / "other")), "splice")[2] == "1, 0 of 2"
+    assert row(matrix_page.markdown(matrix.collect(PLAN, tmp_path / "other")), "splice")[2] == "1, 0 of 2"
 
 
 def test_what_was_not_tried_says_why(tmp_path: Path) -> None:
     for opponent in matrix.OPPONENTS:
         kept(tmp_path, "splice", opponent, "not tried", "not tried", why="no room")
-    assert row(matrix.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2:5] == ["not tried: no room"] * 3
+    assert row(matrix_page.markdown(matrix.collect(PLAN, tmp_path)), "splice")[2:5] == ["not tried: no room"] * 3
 
 
 def test_an_error_is_no_outcome(tmp_path: Path) -> None:
     """It is shown, it is not kept, and the trial is done again."""
     failed = [{"spoof": "splice", "opponent": "registered", "seed": 0, "outcome": "error", "why": "no chain"}]
     result = matrix.collect(PLAN, tmp_path, failed)
-    assert row(matrix.markdown(result), "splice")[3] == "1 error"
+    assert row(matrix_page.markdown(result), "splice")[3] == "1 error"
     assert len(list(matrix._tasks(PLAN, tmp_path))) == len(matrix.OPPONENTS) * PLAN.seeds
     assert not list(tmp_path.iterdir())
 
