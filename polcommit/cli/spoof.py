@@ -13,6 +13,7 @@ from polcommit.errors import UsageError
 
 if TYPE_CHECKING:
     from polcommit.spoofs.base import Spoof
+    from polcommit.spoofs.plain.verifier import Terms
     from polcommit.training.recipe import Recipe
 
 ACCEPTED, NOT_TRIED = 1, 3
@@ -25,8 +26,15 @@ def spoof() -> None:
 
 
 def recipe_options(command: common.F) -> common.F:
-    """--recipe, --set, --data, --count."""
+    """--recipe, --set, --data, --device, --count; --interval, --top, --delta: what plain Proof-of-Learning checks."""
     for option in (
+        click.option("--delta", type=float, default=0.008, show_default=True, metavar="D", help="Distance that plain "
+                     "Proof-of-Learning accepts, as a share of that between independent runs."),
+        click.option("--top", type=click.IntRange(1), default=5, show_default=True, metavar="Q",
+                     help="Intervals of each epoch that it re-executes."),
+        click.option("--interval", type=click.IntRange(1), default=1, show_default=True, metavar="K",
+                     help="Steps between its checkpoints; 10 in the papers, for runs of 78,000 steps."),
+        click.option("--device", help="Device that trains and re-executes; default: cpu."),
         click.option("--count", type=click.IntRange(1), help="Steps that a challenge draws; default: all of a short "
                      "run, as many as detect 5 % with probability 0.99 of a long one."),
         click.option("--data", metavar="PATH", help="Where the recipe's data lies, if it does not bring its own."),
@@ -76,7 +84,7 @@ def list_spoofs(families: tuple[str, ...], as_json: bool) -> None:
 @common.json_option
 def run_spoof(
     name: str, recipe: str | None, settings: tuple[str, ...], data: str | None, count: int | None, post_hoc: bool,
-    seed: int, plain: bool, processes: bool, as_json: bool,
+    seed: int, plain: bool, processes: bool, as_json: bool, device: str | None, interval: int, top: int, delta: float,
 ) -> int:  # fmt: skip
     """Run the spoof NAME, and say what came of it.
 
@@ -84,15 +92,17 @@ def run_spoof(
     """
     from polcommit.spoofs.base import TrajectorySpoof
     from polcommit.spoofs.catalogue import find_spoof
+    from polcommit.spoofs.plain.verifier import Terms
 
     kind = find_spoof(name)
-    made = _recipe(recipe, settings, data)
+    made = _recipe(recipe, settings, data, device)
+    terms = Terms(interval=interval, top=top, delta=delta)
     if plain and not issubclass(kind, TrajectorySpoof):
         raise UsageError(f"'{name}' attacks the protocol, which plain Proof-of-Learning does not have",
                          hint="leave --plain out")  # fmt: skip
     result: dict[str, Any] = {"spoof": name, "family": kind.family, "seed": seed}
     if issubclass(kind, TrajectorySpoof):
-        result["plain PoL"] = _against_plain(kind, made, seed)
+        result["plain PoL"] = _against_plain(kind, made, seed, terms)
     if not plain:
         mode = "post hoc" if post_hoc else "registered"
         result["polcommit"] = _against_polcommit(kind, made, mode, seed, count, processes, data)
@@ -117,6 +127,7 @@ def run_spoof(
 def matrix(
     recipe: str | None, settings: tuple[str, ...], data: str | None, count: int | None, only: tuple[str, ...],
     families: tuple[str, ...], opponents: tuple[str, ...], seeds: int, jobs: int, out: Path, as_json: bool,
+    device: str | None, interval: int, top: int, delta: float,
 ) -> int:  # fmt: skip
     """Try every spoof on plain Proof-of-Learning, and on polcommit with registered and with post hoc runs.
 
@@ -126,14 +137,16 @@ def matrix(
 
     from polcommit.spoofs import matrix as trials
     from polcommit.spoofs import matrix_page as page
+    from polcommit.spoofs.plain.verifier import Terms
     from polcommit.storage import files
 
     unknown = sorted(set(opponents) - set(trials.OPPONENTS))
     if unknown:
         raise UsageError(f"no opponent {unknown[0]!r}", hint=f"there are: {', '.join(trials.OPPONENTS)}")
     plan = trials.Plan(
-        recipe=_recipe(recipe, settings, data), spoofs=_chosen(only, families),
+        recipe=_recipe(recipe, settings, data, device), spoofs=_chosen(only, families),
         opponents=opponents or trials.OPPONENTS, seeds=seeds, count=count, data=data,
+        terms=Terms(interval=interval, top=top, delta=delta),
     )  # fmt: skip
     result = trials.run(plan, out, jobs=jobs, say=common.say)
     table = page.markdown(result)
@@ -167,7 +180,7 @@ def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> tuple[type[Spo
     return tuple(kind for kind in all_spoofs() if kind in wanted or kind.family in families)
 
 
-def _recipe(name: str | None, settings: tuple[str, ...], data: str | None) -> Recipe:
+def _recipe(name: str | None, settings: tuple[str, ...], data: str | None, device: str | None) -> Recipe:
     from polcommit.session.recipes import make_recipe
     from polcommit.spoofs.matrix import RECIPE
 
@@ -179,13 +192,14 @@ def _recipe(name: str | None, settings: tuple[str, ...], data: str | None) -> Re
         given[key] = value
     if name is None:
         given = {**dict(RECIPE.configuration()), **given}
-    return make_recipe(name or "digits", given, data=str(Path(data).resolve()) if data is not None else None)
+    where = str(Path(data).resolve()) if data is not None else None
+    return make_recipe(name or "digits", given, data=where, device=device)
 
 
-def _against_plain(kind: type[Spoof], recipe: Recipe, seed: int) -> dict[str, Any]:
+def _against_plain(kind: type[Spoof], recipe: Recipe, seed: int, terms: Terms) -> dict[str, Any]:
     from polcommit.spoofs.matrix import plain_trial
 
-    return dict(plain_trial(kind, recipe, seed))
+    return dict(plain_trial(kind, recipe, seed, terms))
 
 
 def _against_polcommit(

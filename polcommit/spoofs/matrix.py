@@ -64,7 +64,8 @@ class Plan:
         """Name of the folder for this recipe's cells: trials under other circumstances are other cells."""
         configuration = configuration_digest(self.recipe.configuration()).hex()[:12]
         drawn = Setting(recipe=self.recipe, count=self.count).draws
-        return f"{recipe_name(self.recipe).replace(':', '.')}-{configuration}-{drawn}"
+        terms = "" if self.terms == TERMS else f"-k{self.terms.interval}-q{self.terms.top}-d{self.terms.delta}"
+        return f"{recipe_name(self.recipe).replace(':', '.')}-{configuration}-{drawn}{terms}"
 
     def path(self, out: Path, spoof: str, opponent: str, seed: int) -> Path:
         """Where a cell is kept."""

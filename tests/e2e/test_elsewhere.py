@@ -22,9 +22,14 @@ DRAWN = 10
 @pytest.fixture(scope="module", params=["digits elsewhere", "gpt elsewhere"])
 def run(request: pytest.FixtureRequest, world: World) -> Registered:
     """Trained and anchored in this process, on two threads, by honest people."""
-    found = world.runs[request.param]
-    train(found.path)
-    world.anchor(found)
+    return anchored(world, request.param)
+
+
+def anchored(world: World, name: str) -> Registered:
+    found = world.runs[name]
+    if not found.folder.anchors.sequences():
+        train(found.path)
+        world.anchor(found)
     return found
 
 
@@ -63,3 +68,21 @@ def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, run: Re
     (finding,) = verdict.findings
     assert finding.check == "V10" and "onednn=yes" in finding.expected and "onednn=no" in finding.found
     assert len(verdict.distances) == len(verdict.steps) + len(verdict.added) and verdict.probability == 0
+
+
+# --- other strategies ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["mixed", "top-q"])
+def test_steps_that_follow_from_the_sketches(world: World, tmp_path: Path, strategy: str) -> None:
+    """By command, in the environment that the run was recorded in: only random steps count for detection."""
+    found = anchored(world, "digits elsewhere")
+    command = ("challenge", found.id.hex(), "--prover", world.respondent(found), "--json", "--out", tmp_path / "out")
+    result = world.cli("vera", *command, "--steps", strategy, "--count", 3).require(0).json
+    assert (result["verdict"], result["basis"]) == ("accepted", "bit-exact")
+    assert set(result["reexecuted"]) == {*result["steps"], *result["added"]}
+    if strategy == "mixed":
+        assert len(result["steps"]) == 3 and {1, 24} <= {*result["steps"], *result["added"]}
+        assert 0 < result["detection"]["probability"] < 0.3
+    else:
+        assert result["steps"] == [] and result["added"] and result["detection"]["probability"] == 0
