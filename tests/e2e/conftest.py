@@ -93,8 +93,8 @@ def _register(world: World) -> None:
             Planned("unsteady", "bob", Unsteady(rows=rows), data=rows),
             Planned("killed", "bob", tiny(), keep=50),
             Planned("doubted", "bob", tiny(), keep=50),
-            Planned("digits elsewhere", "bob", Digits(steps=24)),
-            Planned("gpt elsewhere", "bob", Gpt(steps=12, text=text), data=text),
+            Planned("digits-elsewhere", "bob", Digits(steps=24)),
+            Planned("gpt-elsewhere", "bob", Gpt(steps=12, text=text), data=text),
         ],
         "mallory": [
             Planned("forged", "mallory", tiny()),

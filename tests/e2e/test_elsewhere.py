@@ -19,7 +19,7 @@ OTHERS = ("threads=1", "onednn=off", "capability=avx2", "threads=1,onednn=off,ca
 DRAWN = 10
 
 
-@pytest.fixture(scope="module", params=["digits elsewhere", "gpt elsewhere"])
+@pytest.fixture(scope="module", params=["digits-elsewhere", "gpt-elsewhere"])
 def run(request: pytest.FixtureRequest, world: World) -> Registered:
     """Trained and anchored in this process, on two threads, by honest people."""
     return anchored(world, request.param)
@@ -76,7 +76,7 @@ def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, run: Re
 @pytest.mark.parametrize("strategy", ["mixed", "top-q"])
 def test_steps_that_follow_from_the_sketches(world: World, tmp_path: Path, strategy: str) -> None:
     """By command, in the environment that the run was recorded in: only random steps count for detection."""
-    found = anchored(world, "digits elsewhere")
+    found = anchored(world, "digits-elsewhere")
     command = ("challenge", found.id.hex(), "--prover", world.respondent(found), "--json", "--out", tmp_path / "out")
     result = world.cli("vera", *command, "--steps", strategy, "--count", 3).require(0).json
     assert (result["verdict"], result["basis"]) == ("accepted", "bit-exact")
