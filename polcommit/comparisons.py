@@ -142,6 +142,7 @@ def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -
         sketched=known.draw.checked,
         opened=openings.samples,
         last=known.statement.steps,
+        epochs=tuple(first for first, _ in known.statement.environments),
         gradients=openings.gradients,
         next_states=openings.next_states,
         origin_seed=hashes.origin_seed(known.draw.seed) if not known.manifest.from_beacon else None,

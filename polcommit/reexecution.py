@@ -190,10 +190,9 @@ class Settled:
         # a step that overflowed has no residual: among the pairs it would dilute the others
         paired = {at for at, found in zip(positions, measured, strict=True) if all(found.finite)}
         check_alignment(measured, _cosines_among(report.residuals, paired), profile)
-        starts = [first for first, _ in self._known.statement.environments] + [self._known.statement.steps + 1]
-        steps = sum(starts[number + 1] - starts[number] for number in epochs)
         span = report.span if report.span is not None else math.nan
-        reached = reach(measured, profile, steps, span)
+        rates = [found for number, found in enumerate(report.rates) if number in epochs]
+        reached = reach(measured, profile, rates, span)
         self.reach = reached if self.reach is None else self.reach + reached
 
     def _measured(self, positions: list[int]) -> list[Measured]:

@@ -30,6 +30,7 @@ class ReplayJob(Record):
     sketched: tuple[int, ...]               # opened states whose sketches are wanted
     opened: tuple[OpenedSample, ...]
     last: int                               # step of the last state, which is among `states`: W_T of the head
+    epochs: tuple[int, ...]                 # first steps of the environment epochs
     gradients: tuple[Gradient, ...] | None          # of every step, for a comparison in gradient space
     next_states: tuple[OpenedState, ...] | None     # likewise
     origin_seed: Bytes32 | None             # where W_0 is to be tested against its distribution: seed of the reference
@@ -88,6 +89,15 @@ class ReplayedStep(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rates(Record):
+    """The learning rates of some steps, by the recipe's schedule: what a tolerance adds up to goes by them."""
+
+    steps: int
+    total: float                            # of the rates
+    squares: float                          # of their squares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorOrigin(Record):
     """A tensor of W_0 against its claimed distribution: the two-sample Kolmogorov-Smirnov test (Jia et al. §V-D4)."""
 
@@ -112,6 +122,7 @@ class ReplayReport(Record):
     refuted: tuple[str, str, int | None, str, str] | None
     flops: int | None                                           # of one step, counted at re-execution
     residuals: tuple[float, ...]                                # cosines of the steps' residuals, pair by pair
+    rates: tuple[Rates, ...]                                    # of each environment epoch; empty where too long
     span: float | None                                          # ‖W_T − W_0‖; W_0 as opened, or as the recipe makes it
     origin: tuple[TensorOrigin, ...] | None                     # where asked for
     initial_index: StateIndex | None                            # of W_0 as the recipe initialises it from the seed

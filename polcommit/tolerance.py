@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from polcommit.errors import Refuted, Unavailable
 from polcommit.profiles import GROSS, Bound, Profile, Spread
 from polcommit.records import Distance, StepRecord
-from polcommit.replaying import Measured, ReplayedStep
+from polcommit.replaying import Measured, Rates, ReplayedStep
 
 #: Of honest draws less than one in this many fails each test of a mean over the draw, under what `threshold` assumes.
 FALSE_REJECTS = 4000
@@ -125,21 +125,32 @@ def _bennett(u: float) -> float:
     return (1 + u) * math.log1p(u) - u
 
 
-def reach(steps: Sequence[Measured], profile: Profile, total_steps: int, span: float) -> float:
+def reach(steps: Sequence[Measured], profile: Profile, rates: Sequence[Rates], span: float) -> float:
     """Test 4: how far the tolerance could have bent the whole run, in units of `span` = ‖W_T − W_0‖.
 
-    `steps` are the randomly drawn ones. Each of them could have moved the weights by its `stride` times α (α_D where it
-    was preconditioned); on average over the draw, no more than test 3 lets through. So the figure falls with the size
-    of the draw. It is an estimate: the mean of the strides, times `total_steps`. Infinite where there is nothing to
-    estimate from.
+    `steps` are the randomly drawn ones, `rates` the learning rates of all that they were drawn of. Each step could have
+    moved the weights by its `stride` times α (α_D where it was preconditioned); on average over the draw, no more than
+    test 3 lets through. A stride is taken per learning rate, and the rates are summed over the run instead of the draw:
+    a forger who registers a schedule in which only a few steps count is not saved by their being drawn rarely. For the
+    same reason the mean of test 3 counts as one over as many steps as count, (Σ lr)²/Σ lr² of them.
+
+    An estimate, as good as the draw is large. Infinite where there is nothing to estimate from.
     """
-    if not steps or not (span > 0):
+    total, squares = math.fsum(each.total for each in rates), math.fsum(each.squares for each in rates)
+    scales = [
+        (step.stride / step.learning_rate, step.preconditioned is not None)
+        for step in steps
+        if step.learning_rate > 0
+    ]
+    if not scales or not (span > 0) or not (squares > 0):
         return math.inf
-    allowed = threshold(profile.distances, len(steps))
+    share = total * total / squares / sum(each.steps for each in rates)
+    count = max(1, math.floor(len(scales) * min(1.0, share) + 1e-9)) if share > 0 else 1
+    allowed = threshold(profile.distances, count)
     preconditioned = profile.distances_preconditioned
-    adaptive = allowed if preconditioned is None else threshold(preconditioned, len(steps))
-    bends = [step.stride * (allowed if step.preconditioned is None else adaptive) for step in steps]
-    found = sum(bends) / len(steps) * total_steps / span
+    adaptive = allowed if preconditioned is None else threshold(preconditioned, count)
+    bends = [scale * (adaptive if adapted else allowed) for scale, adapted in scales]
+    found = sum(bends) / len(scales) * total / span
     return found if math.isfinite(found) else math.inf
 
 

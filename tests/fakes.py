@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ from polcommit.records import (
     StepRecord,
     TensorEntry,
 )
-from polcommit.replaying import Measured, ReplayedStep, ReplayJob, ReplayReport, TensorDistance, TensorOrigin
+from polcommit.replaying import Measured, Rates, ReplayedStep, ReplayJob, ReplayReport, TensorDistance, TensorOrigin
 from polcommit.sealing import derive, unseal
 from polcommit.signing import challenge_message, public_bytes, sign, sign_statement, sign_verdict
 from polcommit.storage.blobs import BlobFolder
@@ -379,6 +380,11 @@ class HonestReplayer:
             refuted=None,
             flops=1000,
             residuals=(),
+            rates=tuple(
+                Rates(steps=len(rates), total=math.fsum(rates), squares=math.fsum(rate * rate for rate in rates))
+                for first, after in pairwise((*job.epochs, job.last + 1))
+                for rates in [[learning_rate(step) for step in range(first, after)]]
+            ),
             span=1.0,
             origin=None,
             initial_index=initial_state(job.seed).index(),

@@ -14,7 +14,7 @@ import pytest
 from polcommit.errors import Refuted, Unavailable
 from polcommit.profiles import Bound, Profile, Spread
 from polcommit.records import StepRecord
-from polcommit.replaying import Measured, ReplayedStep, TensorDistance
+from polcommit.replaying import Measured, Rates, ReplayedStep, TensorDistance
 from polcommit.tolerance import FALSE_REJECTS, check_alignment, judge, reach, threshold
 
 PROFILE = Profile(
@@ -296,26 +296,40 @@ def test_a_rare_large_distance_among_small_ones_passes() -> None:
 # --- reach ----------------------------------------------------------------------------------------------------
 
 
+RATE = 0.1          # that `measured` has
+EVEN = (Rates(steps=300, total=300 * RATE, squares=300 * RATE * RATE),)
+
+
 def test_reach_is_what_the_tolerance_adds_up_to() -> None:
     assert threshold(PROFILE.distances, 1) == PROFILE.alpha         # one step bounds the mean no better
-    assert reach([measured(preconditioned=None, stride=0.2)], PROFILE, 300, 12.0) == pytest.approx(0.02 * 0.2 * 25)
-    assert reach([measured(stride=0.2)], PROFILE, 300, 12.0) == pytest.approx(0.05 * 0.2 * 25)
+    assert reach([measured(preconditioned=None, stride=0.2)], PROFILE, EVEN, 12.0) == pytest.approx(0.02 * 0.2 * 25)
+    assert reach([measured(stride=0.2)], PROFILE, EVEN, 12.0) == pytest.approx(0.05 * 0.2 * 25)
     plain = [measured(preconditioned=None, stride=stride) for stride in (0.1, 0.3)]
-    assert reach(plain, PROFILE, 300, 12.0) == pytest.approx(threshold(PROFILE.distances, 2) * 0.2 * 25)
+    assert reach(plain, PROFILE, EVEN, 12.0) == pytest.approx(threshold(PROFILE.distances, 2) * 0.2 * 25)
 
 
 def test_reach_falls_with_the_size_of_the_draw() -> None:
-    found = [reach([measured(preconditioned=None)] * count, PROFILE, 300, 12.0) for count in (2, 10, 59, 1000)]
+    found = [reach([measured(preconditioned=None)] * count, PROFILE, EVEN, 12.0) for count in (2, 10, 59, 1000)]
     assert found == sorted(found, reverse=True)
     assert found[2] < found[0] / 5
 
 
+def test_reach_is_not_diluted_by_steps_that_do_not_count() -> None:
+    """One step in a hundred has a learning rate to speak of, and is hardly ever drawn: the sum of the rates has it."""
+    bursts = (Rates(steps=300, total=3 * 100 * RATE, squares=3 * (100 * RATE) ** 2),)
+    quiet = [measured(preconditioned=None)] * 59
+    even, diluted = (reach(quiet, PROFILE, rates, 12.0) for rates in (EVEN, bursts))
+    assert diluted == pytest.approx(even * PROFILE.alpha / threshold(PROFILE.distances, 59)) and diluted > even
+
+
 def test_reach_without_anything_to_go_by_is_without_bound() -> None:
     for found in (
-        reach([], PROFILE, 300, 12.0),
-        reach([measured()], PROFILE, 300, 0.0),
-        reach([measured()], PROFILE, 300, math.nan),
-        reach([measured(stride=math.nan)], PROFILE, 300, 12.0),
-        reach([measured(stride=math.inf), measured(stride=-math.inf)], PROFILE, 300, 12.0),
+        reach([], PROFILE, EVEN, 12.0),
+        reach([measured()], PROFILE, EVEN, 0.0),
+        reach([measured()], PROFILE, EVEN, math.nan),
+        reach([measured()], PROFILE, (), 12.0),
+        reach([replace(measured(), learning_rate=0.0)], PROFILE, EVEN, 12.0),
+        reach([measured(stride=math.nan)], PROFILE, EVEN, 12.0),
+        reach([measured(stride=math.inf), measured(stride=-math.inf)], PROFILE, EVEN, 12.0),
     ):
         assert found == math.inf

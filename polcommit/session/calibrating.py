@@ -250,6 +250,7 @@ def _replay_job(training: _Training, claimed: Fingerprint) -> ReplayJob:
         sketched=(),
         opened=tuple(sample for _, sample in sorted(training.opened.items())),
         last=job.steps,
+        epochs=(1,),
         gradients=tuple(training.gradients),
         next_states=tuple(_opened(training.next_states)),
         origin_seed=None,

@@ -7,14 +7,16 @@ machine was not up to it.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 from polcommit.comparisons import LEAST_CONTRIBUTIONS
 from polcommit.errors import NotReproducible, PolcommitError, Refuted
 from polcommit.records import StateIndex, TensorEntry
-from polcommit.replaying import ReplayedStep, ReplayJob, TensorOrigin
+from polcommit.replaying import Rates, ReplayedStep, ReplayJob, TensorOrigin
 from polcommit.storage.blobs import BlobFolder
 from polcommit.training.contribution import contribution, parameters_of
 from polcommit.training.loading import FetchedBatch, batch_from_encoded
@@ -30,6 +32,8 @@ from polcommit.transcript import state_digest
 _OWN_LIMITS = re.compile(r"memory|alloc|no space|thread|cuda error|cublas|cudnn|device-side|interrupted")
 
 Progress = Callable[[int, int], None]
+
+MAX_RATES = 1 << 22     # steps of a run whose schedule is gone through
 
 
 class Reexecution:
@@ -47,6 +51,7 @@ class Reexecution:
         self.refuted: tuple[str, str, int | None, str, str] | None = None
         self.flops: int | None = None
         self.residuals: tuple[float, ...] = ()
+        self.rates: tuple[Rates, ...] = ()
         self.span: float | None = None
         self.origin: tuple[TensorOrigin, ...] | None = None
 
@@ -59,6 +64,7 @@ class Reexecution:
         for step in job.sketched:
             engine.schema.check(self._state(step, "sketched state"))
             self.sketches.append((step, sketch_state(self._states[step], self._fetch, job.sketch_seed)))
+        self.rates = rates_of(recipe, job.epochs, job.last)
         self._ends(engine, recipe)      # the engine holds W_0 as the recipe makes it
         with Residuals(len(job.steps) if job.gradients is not None else 0) as residuals:
             for position, record in enumerate(job.steps):
@@ -184,3 +190,15 @@ def _findings(step: int) -> Iterator[None]:
             raise
         found = error.message[:500]
         raise Refuted("V10", "re-execution", at=step, expected="a step that runs", found=found) from error
+
+
+def rates_of(recipe: Recipe, epochs: Sequence[int], last: int) -> tuple[Rates, ...]:
+    """The learning rates of steps 1 to `last`, epoch by epoch; none of a run that is too long to go through."""
+    if last > MAX_RATES:
+        return ()
+    found = []
+    for first, after in pairwise((*epochs, last + 1)):
+        rates = [recipe.learning_rate(step) for step in range(first, after)]
+        squares = math.fsum(rate * rate for rate in rates)
+        found.append(Rates(steps=after - first, total=math.fsum(rates), squares=squares))
+    return tuple(found)

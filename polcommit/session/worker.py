@@ -89,6 +89,7 @@ def _replay(blobs: str, device: str, threads: str, inward: str, outward: str, se
         refuted=replayed.refuted,
         flops=replayed.flops,
         residuals=replayed.residuals,
+        rates=replayed.rates,
         span=replayed.span,
         origin=replayed.origin,
         initial_index=replayed.initial_index,

@@ -202,7 +202,7 @@ def within_tolerance(run: ReferenceRun, report: ReplayReport, profiles: Sequence
         for record, step in zip(run.honest.steps, report.steps, strict=True):
             judge(record, step, profile)
         check_alignment(measured, report.residuals, profile)
-        found["reach"] = reach(measured, profile, run.honest.last, report.span or 0.0)
+        found["reach"] = reach(measured, profile, report.rates, report.span or 0.0)
     except (Refuted, Unavailable) as error:
         found["why"] = error.message
     return found

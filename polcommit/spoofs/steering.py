@@ -31,7 +31,7 @@ from polcommit.spoofs import figures
 from polcommit.spoofs.alignment_draws import draws, measured, summary
 from polcommit.spoofs.bending import Limits, join, lemma, within
 from polcommit.spoofs.lanes import Side
-from polcommit.spoofs.steered import LABELS, OPTIMIZERS, SteeredDigits
+from polcommit.spoofs.steered import LABELS, OPTIMIZERS, SteeredDigits, share_of_peak
 from polcommit.spoofs.steering_page import draw_distances, section
 from polcommit.spoofs.steering_runs import Forger, Run, run_forgers, trained
 from polcommit.spoofs.zeros import moved_embeddings
@@ -195,6 +195,12 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
 
+def _counting(steps: int) -> float:
+    """The share of a run's steps that count, (Σ lr)²/(T · Σ lr²), by the schedule that all forgers register."""
+    shares = [share_of_peak(step, steps) for step in range(1, steps + 1)]
+    return math.fsum(shares) ** 2 / math.fsum(share * share for share in shares) / steps
+
+
 def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
     """A row for each forger."""
     rows = []
@@ -202,7 +208,8 @@ def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
     for lane, forger in enumerate(run.forgers):
         alpha, profile = forger.alpha, profiles[forger.profile]
         if alpha is None:       # as test 4 has it for a draw of this size
-            alpha = threshold(profile.distances_preconditioned or profile.distances, DRAWN)
+            counted = max(1, math.floor(DRAWN * _counting(run.traced[-1]) / forger.every))
+            alpha = threshold(profile.distances_preconditioned or profile.distances, counted)
         reach = alpha * stride[:, lane] / moved[:, lane].clamp_min(1e-30)
         allowed = distance[:, lane][reach <= 1.0]
         found = alignment(run, lane, profile)

@@ -15,6 +15,7 @@ from polcommit.errors import Refuted
 from polcommit.profiles import Bound, Profile, Spread, to_json
 from polcommit.records import Fingerprint
 from polcommit.replaying import ReplayedStep
+from polcommit.session.reexecution import rates_of
 from polcommit.spoofs import steering, steering_runs
 from polcommit.spoofs.adaptive import (
     DecoySteering,
@@ -77,7 +78,7 @@ def judged(run: OpenedRun, by: Profile) -> float:
             judge(opening.record, _replayed(opening, measured), by)
             found.append(measured)
         check_alignment(found, residuals.cosines(), by)
-    return reach(found, by, run.recipe.steps, 1.0)
+    return reach(found, by, rates_of(run.recipe, (1,), run.recipe.steps), 1.0)
 
 
 def _replayed(opening: Any, measured: Any) -> Any:

@@ -104,6 +104,7 @@ def job_of(folder: Path, *, gradients: bool) -> ReplayJob:
         sketched=(0, 4),
         opened=tuple(samples[index] for index in sorted(samples)),
         last=4,
+        epochs=(1,),
         gradients=tuple(opening.gradient for opening in shown) if gradients else None,
         next_states=tuple(OpenedState(step=o.step, index=o.after) for o in shown) if gradients else None,
         origin_seed=bytes(range(32, 64)),
