@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from polcommit.events import Anchored
-from polcommit.spoofs.arena import Arena
+from polcommit.spoofs.arena import REACHED, Arena
 from polcommit.spoofs.attempt import Attempt
 from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
 from polcommit.spoofs.checkpoint import flat, members
@@ -33,11 +33,20 @@ def decided(attempt: Attempt, mine: tuple[int, int], theirs: tuple[int, int]) ->
     return replace(attempt, outcome="precedence", why=why)
 
 
+def short_of(attempt: Attempt, reached: float) -> Attempt:
+    """An attempt that ends at this distance from the stolen model, as a share of its norm."""
+    if attempt.outcome != "accepted" or reached <= REACHED:
+        return attempt
+    why = f"{attempt.why}; but it ends {reached:.3g} of the stolen model's norm away from it"
+    return replace(attempt, outcome="missed", why=why)
+
+
 class ReanchoredTranscript(ProtocolSpoof):
     """An honest run's opened states and records, anchored again under another name. A colluding verifier has them.
 
     A run that is registered beforehand has a beacon of its own, so that neither W_0 nor the order are the victim's. A
-    post hoc run names its seed itself: it takes the victim's beacon, which is public, and everything re-executes.
+    post hoc run names its seed itself, the victim's public beacon for instance; but what that gives depends on whose
+    run it is, so that the order is another all the same.
     """
 
     name = "reanchored-transcript"
@@ -82,8 +91,9 @@ class PermutedTranscript(ReanchoredTranscript):
 class PermutedRetraining(ProtocolSpoof):
     """The victim's run, trained again from its W_0 with the hidden units in another order. Costs as much as training.
 
-    Every step is real, and the same function comes out, in another order. It needs a W_0 of its own choice, which a
-    beacon does not give it; a test of the distribution of W_0 sees values and not places.
+    Every step is real. With the victim's order of the data the same function would come out, in another order of
+    units; a run of one's own has an order of its own. It needs a W_0 of its own choice, which a beacon does not give
+    it; a test of the distribution of W_0 sees values and not places.
     """
 
     name = "permuted-retraining"
@@ -103,10 +113,11 @@ class PermutedRetraining(ProtocolSpoof):
                 with meter.timed():
                     Honest().forge(stage)
                 stage.finish()
-                self.notes["distance to W_T, reordered"] = _distance(stage.engine, opened, change, stage.steps)
+                reached = _distance(stage.engine, opened, change, stage.steps)
+                self.notes["distance to W_T, reordered"] = reached
         put = arena.anchor(thief, folder)
         verdict = arena.verdict(thief, folder, put)
-        attempt = Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
+        attempt = short_of(Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds), reached)
         return decided(attempt, _place(put), _place(theirs.anchored))
 
 
@@ -114,7 +125,7 @@ class SameModelLater(ProtocolSpoof):
     """The same final model, registered later. Costs as much as training, so there is nothing forged about its steps.
 
     Who registers beforehand gets a beacon, and so another model: it is the stolen one that is released, and compared.
-    Who does not names the victim's beacon as its seed, and trains the same model again, bit for bit.
+    Who does not names the victim's beacon as its seed, and gets another model as well, for it is another's run.
     """
 
     name = "same-model-later"

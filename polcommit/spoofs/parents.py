@@ -13,12 +13,15 @@ from polcommit.signing import sign_verdict
 from polcommit.spoofs.arena import Arena
 from polcommit.spoofs.attempt import Attempt, best
 from polcommit.spoofs.base import ProtocolSpoof
+from polcommit.spoofs.checkpoint import flat
+from polcommit.spoofs.claims import short_of
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.protocol import signed_off
 from polcommit.spoofs.setting import Party
 from polcommit.spoofs.splices import Spliced, spliced
 from polcommit.storage.runfolder import RunFolder
 from polcommit.storage.types import StoredParent
+from polcommit.training.measure import opened_parameters
 
 
 def child_of(arena: Arena, party: Party, parent: FoundParent, meter: Meter, **terms: Any) -> Attempt:
@@ -68,10 +71,10 @@ class StolenParent(ProtocolSpoof):
 
 
 class LaunderedParent(ProtocolSpoof):
-    """A post hoc parent that re-executes, because it is the victim's run trained again; its child is registered.
+    """A post hoc parent that re-executes, trained under the victim's beacon as its seed; its child is registered.
 
     What the child starts from is true, accepted, and not registered beforehand: so neither is the child, whatever its
-    own registration says.
+    own registration says. It is not the victim's model either: a post hoc seed counts with account and key.
     """
 
     name = "laundered-parent"
@@ -96,7 +99,7 @@ class LaunderedParent(ProtocolSpoof):
         receipt = next(one for one in parent.receipts() if one.verdict == accepted)
         attempt = child_of(arena, thief, claimed(parent, receipt), meter, post_hoc=False)
         self.notes["the child is registered, says its verdict"] = bool(attempt.registered)
-        if attempt.outcome == "accepted":
-            why = f"{attempt.why}; it names its parent, whose final model the victim's earlier anchor commits"
-            return replace(attempt, outcome="precedence", why=why)
-        return attempt
+        index, target = parent.states.get(arena.setting.recipe.steps), flat(theirs.stolen)
+        reached = float((flat(opened_parameters(index, parent.tensors.get)) - target).norm() / target.norm())
+        self.notes["distance of the parent to W_T"] = reached
+        return short_of(attempt, reached)

@@ -82,7 +82,7 @@ def _gaps(result: Mapping[str, Any]) -> str:
             "Tests 3 and 4 are means over steps, and not over what the steps move. A forger who registers a learning "
             f"rate that is next to nothing in all but one step of {best.get('every', 10)}, and bends only those, keeps "
             f"the means small and gets to {best['least']:.3f}, with a reach of {best['reach']:.2g} where it is taken "
-            "as a mean over drawn steps, as in these tables. Test 4 therefore sums the committed rates of the whole run "
+            "as a mean over drawn steps, as in these tables. Test 4 therefore sums the committed rates of the run "
             "instead, and lets the mean distance count as one over as many steps as count, (Σ lr)²/Σ lr² of them: for "
             "such a schedule that is α itself."
         )

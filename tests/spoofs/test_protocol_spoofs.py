@@ -43,8 +43,13 @@ REGISTERED = {
     "early-challenge": ("rejected", "V6"),
     "foreign-environment": ("inconclusive", "V10"),
 }
-#: Where it is not: of those that registration alone stops, what is left is that somebody else was first.
-PRECEDENCE = ("reanchored-transcript", "permuted-retraining", "same-model-later", "laundered-parent")
+#: Where it is not, and the forger names the victim's beacon as its seed.
+POST_HOC = {
+    "reanchored-transcript": ("rejected", "V9"),
+    "same-model-later": ("rejected", "V13"),
+    "permuted-retraining": ("missed", None),
+    "laundered-parent": ("missed", None),
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +95,13 @@ def test_every_protocol_spoof_is_tried_here() -> None:
     assert protocol == {*REGISTERED, "lying-sketches", "shops-for-verifiers"}
 
 
-@pytest.mark.parametrize("name", PRECEDENCE)
-def test_what_is_true_but_not_ones_own_is_left_to_precedence(post_hoc: Arena, name: str) -> None:
-    """A verdict that stands, of a run that was not registered, and a claim that was made before."""
+@pytest.mark.parametrize("name", POST_HOC)
+def test_a_post_hoc_run_under_the_victims_beacon_is_another_run(post_hoc: Arena, name: str) -> None:
+    """Its seed counts with account and key: what is trained honestly is accepted, and is not the victim's model."""
+    outcome, check = POST_HOC[name]
     attempt = tried(post_hoc, name)
-    assert (attempt.outcome, attempt.verdict, attempt.registered) == ("precedence", "accepted", False), attempt.why
+    assert attempt.outcome == outcome and not attempt.registered, attempt.why
+    assert (attempt.findings[-1].check if attempt.findings else None) == check
 
 
 def test_reordered_states_do_not_re_execute(post_hoc: Arena) -> None:
