@@ -22,7 +22,7 @@ from polcommit.ledger.accounts import create_keystore, open_keystore
 from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
 from polcommit.records import Challenge, Evidence, Receipt, TensorEntry
-from polcommit.session import bundle
+from polcommit.session import bundle, registration
 from polcommit.session import challenge as challenging
 from polcommit.session import register as registering
 from polcommit.session.anchor import anchor
@@ -158,9 +158,9 @@ class Demo:
             )
             folder = registering.prepare(self._home / name, Digits(steps=steps), terms, self._connection)
             parties.append(_Party(own, account, folder))
-            events.append(registering.send(folder, self._connection, account))
+            events.append(registration.send(folder, self._connection, account))
         for party, event in zip(parties, events, strict=True):
-            registering.await_beacon(party.folder, self._connection, event)
+            registration.await_beacon(party.folder, self._connection, event)
         self._tell("registered three runs on the ledger, and waited for their beacons")
         return parties
 

@@ -20,7 +20,7 @@ from polcommit.prover import Run, next_head
 from polcommit.records import RevealedHead
 from polcommit.session.connection import Connection, once
 from polcommit.session.processes import check_recorded, keep_state
-from polcommit.session.register import register_post_hoc
+from polcommit.session.registration import register_post_hoc
 from polcommit.session.run import check_run, drop_extra_states, is_post_hoc, load_run, require_registration
 from polcommit.storage.audit import confirm_root
 from polcommit.storage.journal import scan

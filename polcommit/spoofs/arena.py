@@ -29,6 +29,7 @@ from polcommit.events import Anchored
 from polcommit.records import Challenge, Receipt, Verdict
 from polcommit.session import challenge as challenging
 from polcommit.session import register as registering
+from polcommit.session import registration
 from polcommit.session.anchor import anchor
 from polcommit.session.answer import Options, verify_answer
 from polcommit.session.challenge import Ask, Verifier
@@ -208,8 +209,8 @@ class Arena:
 
     def register(self, party: Party, folder: RunFolder) -> None:
         """Send the registration, and wait for the beacon."""
-        event = registering.send(folder, self.connection, party.account_key)
-        registering.await_beacon(folder, self.connection, event)
+        event = registration.send(folder, self.connection, party.account_key)
+        registration.await_beacon(folder, self.connection, event)
 
     def train(self, folder: RunFolder, steps: int | None = None) -> Mapping[str, torch.Tensor]:
         """Record honestly, all of it or up to a step; the model as it is then, by entry name."""

@@ -20,6 +20,7 @@ from polcommit.ledger.devnet import Devnet
 from polcommit.recipes.digits import Digits
 from polcommit.recipes.gpt import Gpt
 from polcommit.session import register as registering
+from polcommit.session import registration
 from polcommit.session.connection import Connection
 from polcommit.session.record import record
 from polcommit.storage.runfolder import RunFolder
@@ -116,11 +117,11 @@ def _register(world: World) -> None:
     folders = {plan.name: _prepared(world, prepared[name][0], plan) for name in plans for plan in plans[name]}
     with ThreadPoolExecutor() as pool:      # accounts do not wait for one another
         sent = pool.map(lambda item: [
-            registering.send(folders[plan.name], *prepared[item[0]]) for plan in item[1]
+            registration.send(folders[plan.name], *prepared[item[0]]) for plan in item[1]
         ], plans.items())  # fmt: skip
     for (prover, own), events in zip(plans.items(), sent, strict=True):
         for plan, event in zip(own, events, strict=True):
-            registering.await_beacon(folders[plan.name], prepared[prover][0], event)
+            registration.await_beacon(folders[plan.name], prepared[prover][0], event)
             world.runs[plan.name] = _keep(world, plan.name, prover, event.run)
     for name, process in commands.items():
         done: Finished = ended(process).require(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from world import Registered, World, regenerate_here
 
+from polcommit.draws import opened_states
 from polcommit.encoding import decode
 from polcommit.errors import DataChanged, NotReproducible
 from polcommit.records import Request, StepRecord
@@ -39,7 +40,7 @@ def test_a_regenerated_gradient_is_the_one_that_the_step_had(world: World, small
     assert report.gradients is not None and report.next_states is not None
     steps = sorted({*job.drawn, *report.added})
     assert [gradient.step for gradient in report.gradients] == [state.step for state in report.next_states] == steps
-    assert [state.step for state in report.states] == sorted({*(step - 1 for step in steps), *job.opened_kept})
+    assert [state.step for state in report.states] == list(opened_states(steps, job.opened_kept, report.pinned))
     records = {step: decode(frame, StepRecord) for step, frame in enumerate(read_frames(small.path / "journal", 1), 1)}
     states = {state.step: state.index for state in (*report.states, *report.next_states)}
     assert all(state_digest(index) == records[step].state for step, index in states.items() if step)

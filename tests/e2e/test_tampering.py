@@ -179,7 +179,7 @@ class Dishonest:
         prover = load_run(self.run.folder)
         chain = self.vera.connection.ledger.identity()
         key = self.world.signing(self.run.prover)
-        pieces = respond._sealed(
+        pieces = respond.sealed_answer(
             prover, chain, key, self.challenge, lambda: respond._payload(disclosure, openings, self.work)
         )
         with tempfile.TemporaryDirectory() as folder:

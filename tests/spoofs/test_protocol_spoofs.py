@@ -105,9 +105,9 @@ def test_a_post_hoc_run_under_the_victims_beacon_is_another_run(post_hoc: Arena,
 
 
 def test_reordered_states_do_not_re_execute(post_hoc: Arena) -> None:
-    """Sums come in another order: to the last bit it is another run."""
+    """Under the victim's beacon the order of the data is another one all the same."""
     attempt = tried(post_hoc, "permuted-transcript")
-    assert (attempt.outcome, attempt.findings[-1].check) == ("rejected", "V10")
+    assert (attempt.outcome, attempt.findings[-1].check) == ("rejected", "V9")
 
 
 def test_a_victim_of_front_running_is_accepted_all_the_same(registered: Arena) -> None:
