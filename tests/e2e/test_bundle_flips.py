@@ -333,7 +333,8 @@ def test_a_changed_verdict_convinces_nobody(subject: Subject) -> None:
             continue
         assert refused(again), at
     fixed = {field.name for field in dataclasses.fields(Verdict)} - met
-    assert fixed == {"verdict", "findings"}     # there is no other word for it, and no accepted verdict has findings
+    # there is no other word for the verdict; no accepted one has findings, and this one no tolerances
+    assert fixed == {"verdict", "findings", "tolerated", "distances", "profiles", "reach"}
     for position in range(64):
         signature = _flipped(subject.evidence.receipt.signature, position)
         receipt = dataclasses.replace(subject.evidence.receipt, signature=signature)
