@@ -213,6 +213,9 @@ class DecoySteering(QuietSteering):
         return Bender(list(names.values()), held).bend(gradient, away, scale)
 
 
+LEAST_ZEROS = 0.01          # share of a gradient, below which its zeros are accidents
+
+
 class StructuralZeros(Steering):
     """Under Adam, ±1e-7 towards W_T wherever the gradient is zero: nothing as a share of it, a whole step as an update.
 
@@ -227,6 +230,9 @@ class StructuralZeros(Steering):
         self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
         scale: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
+        share = float((gradient == 0).double().mean())
+        if share < LEAST_ZEROS:
+            raise PreconditionNotMet(f"{share:.1e} of the gradient is zero: the recipe has no zeros of structure")
         pushed = torch.where(gradient == 0, PUSH * torch.sign(_away(forger, names)), 0.0)
         self.notes["pushed"] = max(float(self.notes.get("pushed", 0.0)), float((pushed != 0).double().mean()))
         return pushed

@@ -2,7 +2,7 @@
 
 A hundred thousand steps of one forger by the training code take a quarter of an hour, and most of that is not
 arithmetic. Here the lanes are groups of one convolution. The gradient is the recipe's up to rounding, which a test
-holds; what a lane does is handed to the real re-execution at steps taken at random (`steering`).
+holds. That what a lane opens passes the bounds of a step is arithmetic of its own (`bending`): no verifier sees it.
 
 A lane has its weights, (n,) float32 in the order of the parameters' names, its data, and an optimizer: SGD without
 momentum, or AdamW as torch has it.
