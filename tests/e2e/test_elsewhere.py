@@ -15,7 +15,13 @@ from polcommit.session.environments import EnvironmentSettings, has_capability
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint
 
-OTHERS = ("threads=1", "onednn=off", "capability=avx2", "threads=1,onednn=off,capability=default")
+#: The last has all of the others in it; by themselves they are for the slow run.
+OTHERS = (
+    "threads=1",
+    pytest.param("onednn=off", marks=pytest.mark.slow),
+    pytest.param("capability=avx2", marks=pytest.mark.slow),
+    "threads=1,onednn=off,capability=default",
+)
 DRAWN = 10
 
 
@@ -59,7 +65,8 @@ def elsewhere(run: Registered) -> bytes:
     return digest(epoch.fingerprint)
 
 
-def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, run: Registered, tmp_path: Path) -> None:
+def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, tmp_path: Path) -> None:
+    run = anchored(world, "digits-elsewhere")
     vera = world.verifier("vera")
     asked = world.announce(vera, "vera", run.id, Ask(count=3))
     options = Options(settings=EnvironmentSettings.parse("onednn=off"))

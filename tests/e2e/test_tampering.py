@@ -180,7 +180,7 @@ class Dishonest:
         chain = self.vera.connection.ledger.identity()
         key = self.world.signing(self.run.prover)
         pieces = respond.sealed_answer(
-            prover, chain, key, self.challenge, lambda: respond._payload(disclosure, openings, self.work)
+            prover, chain, key, self.challenge, lambda: respond.payload_of(disclosure, openings, self.work)
         )
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "challenge"
