@@ -67,8 +67,9 @@ def _show(outcomes: list[Outcome], as_json: bool) -> None:
             console.print(f"{outcome.title}:\n  {finding.check} rejects it: {finding.what}{at}")
     honest = outcomes[0].evidence.receipt.verdict
     console.print(
-        f"\n{len(honest.reexecuted)} of {(honest.size or 1) - 1} steps were drawn and re-executed, bit for bit: had "
-        f"{honest.fraction:.0%} of them been forged, the draw would have met one with probability "
+        f"\n{len(honest.steps)} of {(honest.size or 1) - 1} steps were drawn, and {len(honest.added)} added for their "
+        "large displacements; all were re-executed, bit for bit: had "
+        f"{honest.fraction:.0%} of the run been forged, the draw would have met one with probability "
         f"{honest.probability:.2f}"
     )
     console.print(DEVNET)
