@@ -72,7 +72,8 @@ def make_recipe(
         raise UsageError(error.message, hint="floats are written as 0.1, booleans as true or false") from error
     needed = data_field(kind)
     if needed is not None and getattr(recipe, needed) is None:
-        raise UsageError(f"recipe {name} needs data: a {needed}", hint="say where it lies with --data PATH")
+        what = f": a {needed}" if needed != "data" else ""
+        raise UsageError(f"recipe {name} needs data{what}", hint="say where it lies with --data PATH")
     for key, value in recipe.configuration():
         if value == "nan":
             raise UsageError(f"--set {key}=nan: not a number", hint="no step could be re-executed with it")
