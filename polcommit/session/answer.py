@@ -22,7 +22,7 @@ from polcommit.errors import EncodingError, GradientsWanted, ProverUnavailable, 
 from polcommit.keys import key_id
 from polcommit.opening import MAX_RECORD
 from polcommit.profiles import Profile
-from polcommit.records import Challenge, Evidence, OpeningKey, Receipt, Refusal, SealedOpening
+from polcommit.records import Challenge, Evidence, OpeningKey, Openings, Receipt, Refusal, SealedOpening
 from polcommit.sealing import SealBroken, unseal, unseal_stream
 from polcommit.session import bundle
 from polcommit.session.challenge import Progress, Verifier
@@ -181,6 +181,7 @@ def _take_payload(verification: Verification, payload: _Payload, blobs: Path) ->
     except EncodingError as error:
         verification.reject(Refuted("V1", "openings", expected="a framed record", found=error))
         return False
+    _require_asked(verification.challenge, openings)
     due = verification.take_openings(openings)
     if due is None:
         return False
@@ -196,6 +197,20 @@ def _take_payload(verification: Verification, payload: _Payload, blobs: Path) ->
         verification.reject(Refuted("V8", "contents of states and samples", expected="as committed", found=error))
         return False
     return True
+
+
+def _require_asked(challenge: Challenge, data: bytes) -> None:
+    """Raises ProverUnavailable if this answers the other request of a challenge: the first one, or the follow-up.
+
+    Nothing in an answer says which of the two it is to, and a file can be the wrong one: that is no contradiction.
+    """
+    try:
+        openings = decode(data, Openings, max_size=MAX_RECORD)
+    except EncodingError:
+        return          # a contradiction of another kind, for the verification to find
+    if {openings.gradients is None, openings.next_states is None} == {challenge.gradients}:
+        what = "without gradients, and they were asked for" if challenge.gradients else "with gradients, and none were"
+        raise _not_the_provers(f"it is an opening {what}")
 
 
 class _Payload:

@@ -9,10 +9,8 @@ re-execution does that, on what this process keeps.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +18,7 @@ from typing import NoReturn
 import torch
 
 from polcommit.encoding import Record, decode, encode
-from polcommit.errors import NotReproducible, PolcommitError
+from polcommit.errors import NotReproducible
 from polcommit.records import (
     Fingerprint,
     Gradient,
@@ -44,7 +42,7 @@ from polcommit.session.calibrate import (
 from polcommit.session.environments import EnvironmentSettings
 from polcommit.session.fitting import Stressed
 from polcommit.session.recipes import local_values
-from polcommit.storage.files import storage_error
+from polcommit.session.worker import reported
 from polcommit.training.environment import fingerprint, require_device, set_determinism
 from polcommit.training.loading import FetchedBatch, Loader, batch_from_encoded, encoded_sample
 from polcommit.training.optimizers import preconditioner
@@ -63,22 +61,14 @@ def main(arguments: list[str]) -> int:
     """Run one command; an error is one JSON line on standard output and status 1."""
     verbs: dict[str, Callable[[Path, Path, EnvironmentSettings], Record]] = {"reference": _reference, "follow": _follow}
     verb, blobs, inward, outward, text = arguments
-    try:
+
+    def work() -> None:
         settings = EnvironmentSettings.parse(text)
         set_determinism(settings.threads, onednn=settings.onednn, precision=settings.precision)
         require_device(settings.device or "cpu")
         Path(outward).write_bytes(encode(verbs[verb](Path(blobs), Path(inward), settings)))
-    except OSError as error:
-        return _failed(storage_error(error, "using", Path(error.filename or tempfile.gettempdir())))
-    except PolcommitError as error:
-        return _failed(error)
-    return 0
 
-
-def _failed(error: PolcommitError) -> int:
-    said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-    print(json.dumps(said), flush=True)  # noqa: T201  (standard output is how the parent is told)
-    return 1
+    return reported(work)
 
 
 # --- honest runs ----------------------------------------------------------------------------------------------

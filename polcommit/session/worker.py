@@ -41,8 +41,13 @@ def main(arguments: list[str]) -> int:
     verbs: dict[str, Callable[..., None]] = {
         "replay": _replay, "regenerate": _regenerate, "check": _check, "keep": _keep,
     }  # fmt: skip
+    return reported(lambda: verbs[arguments[0]](*arguments[1:]))
+
+
+def reported(work: Callable[[], object]) -> int:
+    """Do it, and return the process's exit status; an error is one JSON line on standard output."""
     try:
-        verbs[arguments[0]](*arguments[1:])
+        work()
     except OSError as error:
         return _failed(storage_error(error, "using", Path(error.filename or tempfile.gettempdir())))
     except PolcommitError as error:

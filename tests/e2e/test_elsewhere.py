@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from world import Registered, World, train
 
 from polcommit.encoding import digest
+from polcommit.errors import ProverUnavailable
 from polcommit.session import noise
-from polcommit.session.answer import Options
+from polcommit.session.answer import Options, verify_answer
 from polcommit.session.challenge import Ask
 from polcommit.session.environments import EnvironmentSettings, has_capability
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint
 
-#: The last has all of the others in it; by themselves they are for the slow run.
+#: The last changes all three at once; AVX2 and oneDNN by themselves are for the slow run.
 OTHERS = (
     "threads=1",
     pytest.param("onednn=off", marks=pytest.mark.slow),
@@ -75,6 +77,19 @@ def test_without_a_profile_it_is_inconclusive_and_says_why(world: World, tmp_pat
     (finding,) = verdict.findings
     assert finding.check == "V10" and "onednn=yes" in finding.expected and "onednn=no" in finding.found
     assert len(verdict.distances) == len(verdict.steps) + len(verdict.added) and verdict.probability == 0
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_answer_to_the_other_request_is_no_answer(world: World, tmp_path: Path, asked: bool) -> None:
+    """The first opening where the follow-up is waited for, or the other way round: the challenge stays open."""
+    run = anchored(world, "digits-elsewhere")
+    vera = world.verifier("vera")
+    folder, challenge = world.announce(vera, "vera", run.id, Ask(count=2, gradients=asked))
+    other = world.opening(run, replace(challenge, gradients=not asked), tmp_path / "opening")
+    with other.open("rb") as file, pytest.raises(ProverUnavailable, match=r"with(out)? gradients, and"):
+        verify_answer(vera, folder, challenge, file, tmp_path / "evidence", Options())
+    assert folder.receipt is None and not (tmp_path / "evidence").exists()
+    assert world.settle(run, vera, (folder, challenge), tmp_path / "evidence").verdict.verdict == "accepted"
 
 
 # --- other strategies ---------------------------------------------------------------------------------------------
