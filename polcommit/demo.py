@@ -34,10 +34,10 @@ from polcommit.session.receipts import take_receipt
 from polcommit.session.record import record
 from polcommit.session.released import read_model
 from polcommit.session.respond import respond
+from polcommit.spoofs.attacks.precedence import replay
+from polcommit.spoofs.attacks.structural import InfinitesimalUpdate
 from polcommit.spoofs.cost import Meter
-from polcommit.spoofs.precedence import replay
-from polcommit.spoofs.stage import open_stage
-from polcommit.spoofs.structural import InfinitesimalUpdate
+from polcommit.spoofs.opponent.stage import open_stage
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import set_determinism
 

@@ -203,6 +203,24 @@ def test_no_module_depends_on_itself() -> None:
         visit(name, [])
 
 
+#: What each part of `spoofs` may import of the others, besides the modules directly under it.
+SPOOFS = {
+    "plain": set(),
+    "opponent": {"plain"},
+    "attacks": {"plain", "opponent"},
+    "measure": {"plain", "opponent", "attacks"},
+}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("spoofs.")])
+def test_spoofs_do_not_depend_on_what_is_measured_with_them(module: str) -> None:
+    part = module.split(".")[1]
+    known = {name.split(".")[2] for name in imports(module) if name.startswith("polcommit.spoofs.")} & SPOOFS.keys()
+    allowed = SPOOFS.get(part, {"opponent"} if part == "base" else {"attacks"} if part == "catalogue" else set())
+    strays = known - allowed - {part}
+    assert not strays, f"{module} imports of spoofs: {', '.join(sorted(strays))}"
+
+
 # The reader of imports itself
 
 

@@ -1,7 +1,7 @@
 """polcommit.screens: each screen on a trajectory that has just that oddity, and not on one that has not.
 
 Honest trajectories here are random walks with some momentum, straight in sketch space: 64 values, drawn once. Those of
-real training are measured by `polcommit.spoofs.honest_screens`.
+real training are measured by `polcommit.spoofs.measure.honest_screens`.
 """
 
 from __future__ import annotations

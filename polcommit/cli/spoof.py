@@ -135,8 +135,8 @@ def matrix(
     """
     import json
 
-    from polcommit.spoofs import matrix as trials
-    from polcommit.spoofs import matrix_page as page
+    from polcommit.spoofs.measure import matrix as trials
+    from polcommit.spoofs.measure import matrix_page as page
     from polcommit.spoofs.plain.verifier import Terms
     from polcommit.storage import files
 
@@ -182,7 +182,7 @@ def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> tuple[type[Spo
 
 def _recipe(name: str | None, settings: tuple[str, ...], data: str | None, device: str | None) -> Recipe:
     from polcommit.session.recipes import make_recipe
-    from polcommit.spoofs.matrix import RECIPE
+    from polcommit.spoofs.measure.matrix import RECIPE
 
     given = {}
     for setting in settings:
@@ -197,7 +197,7 @@ def _recipe(name: str | None, settings: tuple[str, ...], data: str | None, devic
 
 
 def _against_plain(kind: type[Spoof], recipe: Recipe, seed: int, terms: Terms) -> dict[str, Any]:
-    from polcommit.spoofs.matrix import plain_trial
+    from polcommit.spoofs.measure.matrix import plain_trial
 
     return dict(plain_trial(kind, recipe, seed, terms))
 
@@ -205,9 +205,9 @@ def _against_plain(kind: type[Spoof], recipe: Recipe, seed: int, terms: Terms) -
 def _against_polcommit(
     kind: type[Spoof], recipe: Recipe, mode: str, seed: int, count: int | None, processes: bool, data: str | None
 ) -> dict[str, Any]:
-    from polcommit.spoofs.arena import run_spoof as try_out
     from polcommit.spoofs.base import PreconditionNotMet
-    from polcommit.spoofs.setting import Setting
+    from polcommit.spoofs.opponent.arena import run_spoof as try_out
+    from polcommit.spoofs.opponent.setting import Setting
     from polcommit.training.environment import set_determinism
 
     set_determinism(1)

@@ -20,8 +20,8 @@ from polcommit.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from polcommit.spoofs.arena import Arena, Attempt
     from polcommit.spoofs.cost import Meter
+    from polcommit.spoofs.opponent.arena import Arena, Attempt
     from polcommit.training.loading import FetchedBatch
     from polcommit.training.recipe import Recipe
     from polcommit.training.replay import Engine

@@ -20,6 +20,8 @@ from polcommit.tolerance import threshold
 
 Lanes = torch.Tensor        # (L, n)
 
+PUSH = 1e-7         # in an element that is zero by structure: nothing as a share of a gradient
+
 _ROUNDING = 1 - 1e-4        # what g + δ loses when it is rounded to float32 stays inside the bounds
 _ROOM = 0.9         # of α_D: D is known with the true gradient, and will be that with the opened one
 _HELD = 0.9         # of a mean that may not be exceeded: which steps are drawn is chance

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from polcommit.errors import Unavailable, UsageError
-from polcommit.spoofs.adaptive import (
+from polcommit.spoofs.attacks.adaptive import (
     DecoySteering,
     OptimizerSlack,
     QuietSteering,
@@ -17,40 +17,52 @@ from polcommit.spoofs.adaptive import (
     SteeringSgd,
     StructuralZeros,
 )
-from polcommit.spoofs.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
-from polcommit.spoofs.base import FAMILIES, Spoof
-from polcommit.spoofs.claims import (
+from polcommit.spoofs.attacks.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
+from polcommit.spoofs.attacks.claims import (
     EarlyHeartbeat,
     PermutedRetraining,
     PermutedTranscript,
     ReanchoredTranscript,
     SameModelLater,
 )
-from polcommit.spoofs.data import DataAfterAnchor
-from polcommit.spoofs.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
-from polcommit.spoofs.openings import (
+from polcommit.spoofs.attacks.data import DataAfterAnchor
+from polcommit.spoofs.attacks.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
+from polcommit.spoofs.attacks.openings import (
     CannotReproduce,
     ForeignEnvironment,
     LyingSketches,
     OpensOtherSteps,
     RefusesToOpen,
 )
-from polcommit.spoofs.parents import LaunderedParent, StolenParent
-from polcommit.spoofs.precedence import FrontRun, ReplayedAnchor, StrippedSignature
-from polcommit.spoofs.protocol import EarlyChallenge, GrindsBeacons, GrindsNonces, SeveralRoots, ShopsForVerifiers
-from polcommit.spoofs.ramp import OrdinaryRamp
-from polcommit.spoofs.retraining import DirectedRetraining, SequenceInversion, SmoothedSplice, Splice, SpliceOffSketch
-from polcommit.spoofs.smuggling import ExtraTensor, ForgedSetting, MissingTensor, OtherRelease
-from polcommit.spoofs.smuggling_states import (
+from polcommit.spoofs.attacks.parents import LaunderedParent, StolenParent
+from polcommit.spoofs.attacks.precedence import FrontRun, ReplayedAnchor, StrippedSignature
+from polcommit.spoofs.attacks.protocol import (
+    EarlyChallenge,
+    GrindsBeacons,
+    GrindsNonces,
+    SeveralRoots,
+    ShopsForVerifiers,
+)
+from polcommit.spoofs.attacks.ramp import OrdinaryRamp
+from polcommit.spoofs.attacks.retraining import (
+    DirectedRetraining,
+    SequenceInversion,
+    SmoothedSplice,
+    Splice,
+    SpliceOffSketch,
+)
+from polcommit.spoofs.attacks.smuggling import ExtraTensor, ForgedSetting, MissingTensor, OtherRelease
+from polcommit.spoofs.attacks.smuggling_states import (
     ForgedBuffers,
     ForgedMomentum,
     ForgedScheduler,
     OtherRate,
     RoundedWeights,
 )
-from polcommit.spoofs.starting import FineTuned, RankMatchedStart, StartNearTarget
-from polcommit.spoofs.stochastic import AdversarialRna, DataOrdering, SyntheticData
-from polcommit.spoofs.structural import BlindfoldTopQ, InfinitesimalUpdate, MatchedNorms
+from polcommit.spoofs.attacks.starting import FineTuned, RankMatchedStart, StartNearTarget
+from polcommit.spoofs.attacks.stochastic import AdversarialRna, DataOrdering, SyntheticData
+from polcommit.spoofs.attacks.structural import BlindfoldTopQ, InfinitesimalUpdate, MatchedNorms
+from polcommit.spoofs.base import FAMILIES, Spoof
 
 GROUP = "polcommit.spoofs"
 

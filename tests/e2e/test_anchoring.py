@@ -11,9 +11,9 @@ from polcommit.session import anchor as anchoring
 from polcommit.session.answer import Options
 from polcommit.session.challenge import Ask
 from polcommit.session.recipes import run_recipe
+from polcommit.spoofs.attacks.structural import InfinitesimalUpdate
 from polcommit.spoofs.cost import Meter
-from polcommit.spoofs.stage import open_stage
-from polcommit.spoofs.structural import InfinitesimalUpdate
+from polcommit.spoofs.opponent.stage import open_stage
 from polcommit.training.replay import Engine
 
 

@@ -30,10 +30,10 @@ from polcommit.session.recipes import run_recipe
 from polcommit.session.run import load_run
 from polcommit.session.status import damage, summary
 from polcommit.signing import envelope_message, sign
+from polcommit.spoofs.attacks.precedence import replay
+from polcommit.spoofs.attacks.structural import InfinitesimalUpdate
 from polcommit.spoofs.cost import Meter
-from polcommit.spoofs.precedence import replay
-from polcommit.spoofs.stage import open_stage
-from polcommit.spoofs.structural import InfinitesimalUpdate
+from polcommit.spoofs.opponent.stage import open_stage
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.tree import tensor_from_bytes
 from polcommit.verifier import Verification

@@ -11,7 +11,7 @@ import torch
 from handmade import by_hand
 
 from polcommit.profiles import Spread
-from polcommit.spoofs.alignment_draws import DRAWN, Draw, draws, rejected, summary, upper_bound, without_onednn
+from polcommit.spoofs.measure.alignment_draws import DRAWN, Draw, draws, rejected, summary, upper_bound, without_onednn
 
 
 def test_draws_are_real_repeat_and_resume(tmp_path: Path) -> None:

@@ -10,18 +10,18 @@ from trials import FewDigits
 
 from polcommit.errors import UsageError
 from polcommit.session.inprocess import in_processes
-from polcommit.spoofs.arena import Arena
-from polcommit.spoofs.attempt import Attempt, best
+from polcommit.spoofs.attacks.retraining import Splice
+from polcommit.spoofs.attacks.splices import spliced
+from polcommit.spoofs.attacks.starting import RankMatchedStart, StartNearTarget
+from polcommit.spoofs.attacks.structural import InfinitesimalUpdate
 from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
+from polcommit.spoofs.opponent.arena import Arena
+from polcommit.spoofs.opponent.attempt import Attempt, best
+from polcommit.spoofs.opponent.setting import Setting
 from polcommit.spoofs.plain.prover import Honest
 from polcommit.spoofs.plain.trial import victim
-from polcommit.spoofs.retraining import Splice
-from polcommit.spoofs.setting import Setting
-from polcommit.spoofs.splices import spliced
-from polcommit.spoofs.starting import RankMatchedStart, StartNearTarget
-from polcommit.spoofs.structural import InfinitesimalUpdate
 
 STEPS = 10
 SETTING = Setting(recipe=FewDigits(steps=STEPS))

@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 
 from polcommit.recipes.digits import Digits
-from polcommit.spoofs import detection, figures
-from polcommit.spoofs.detection import Interval
+from polcommit.spoofs.measure import detection, figures
+from polcommit.spoofs.measure.detection import Interval
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polcommit.errors import MissingExtra, StorageError, UsageError
-from polcommit.spoofs import figures
+from polcommit.spoofs.measure import figures
 
 PAGE = "# Page\n\nbefore\n\n<!-- part:begin -->\nold\n<!-- part:end -->\n\nafter\n"
 

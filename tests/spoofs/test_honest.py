@@ -11,11 +11,11 @@ import pytest
 from polcommit.errors import Unavailable
 from polcommit.session.calibrate import ReferenceRun
 from polcommit.session.environments import EnvironmentSettings
-from polcommit.spoofs import honest
-from polcommit.spoofs.honest import Bench, Planned, exact, planned, profile_of, resumed, within_tolerance
-from polcommit.spoofs.honest_jobs import run_jobs
-from polcommit.spoofs.honest_page import section
-from polcommit.spoofs.honest_runs import VariedDigits
+from polcommit.spoofs.measure import honest
+from polcommit.spoofs.measure.honest import Bench, Planned, exact, planned, profile_of, resumed, within_tolerance
+from polcommit.spoofs.measure.honest_jobs import run_jobs
+from polcommit.spoofs.measure.honest_page import section
+from polcommit.spoofs.measure.honest_runs import VariedDigits
 
 OTHER = "threads=1,onednn=off"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polcommit.spoofs import honest_screens
-from polcommit.spoofs.honest_runs import Trajectory, recipes, train
-from polcommit.spoofs.sketched_forgeries import even, line, ramp, splice
+from polcommit.spoofs.measure import honest_screens
+from polcommit.spoofs.measure.honest_runs import Trajectory, recipes, train
+from polcommit.spoofs.measure.sketched_forgeries import even, line, ramp, splice
 
 STEPS = 40
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import pytest
 
 from polcommit.recipes.digits import Digits
-from polcommit.spoofs import figures, margin
+from polcommit.spoofs.attacks.retraining import DirectedRetraining, Splice
+from polcommit.spoofs.attacks.stochastic import SyntheticData
 from polcommit.spoofs.base import Stage, TrajectorySpoof
 from polcommit.spoofs.forging import Forger
-from polcommit.spoofs.retraining import DirectedRetraining, Splice
-from polcommit.spoofs.stochastic import SyntheticData
+from polcommit.spoofs.measure import figures, margin
 
 SMALL = Digits(steps=10, batch=16, width=4)
 

@@ -10,10 +10,10 @@ from typing import Any
 from trials import FewDigits
 
 from polcommit.recipes.digits import Digits
-from polcommit.spoofs import matrix, matrix_page
 from polcommit.spoofs.catalogue import find_spoof
-from polcommit.spoofs.matrix import Plan
-from polcommit.spoofs.matrix_page import PLAIN
+from polcommit.spoofs.measure import matrix, matrix_page
+from polcommit.spoofs.measure.matrix import Plan
+from polcommit.spoofs.measure.matrix_page import PLAIN
 from polcommit.storage import files
 
 PLAN = Plan(recipe=FewDigits(), spoofs=tuple(map(find_spoof, ("splice", "same-model-later"))), seeds=2)

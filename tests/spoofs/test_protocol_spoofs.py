@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from trials import FewDigits
 
-from polcommit.spoofs.arena import Arena
-from polcommit.spoofs.attempt import Attempt
+from polcommit.spoofs.attacks.copies import permutation
 from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
 from polcommit.spoofs.catalogue import SPOOFS, find_spoof
-from polcommit.spoofs.copies import permutation
-from polcommit.spoofs.setting import Setting
+from polcommit.spoofs.opponent.arena import Arena
+from polcommit.spoofs.opponent.attempt import Attempt
+from polcommit.spoofs.opponent.setting import Setting
 
 SETTING = Setting(recipe=FewDigits(steps=10, width=4))
 

@@ -16,8 +16,7 @@ from polcommit.profiles import Bound, Profile, Spread, to_json
 from polcommit.records import Fingerprint
 from polcommit.replaying import ReplayedStep
 from polcommit.session.reexecution import rates_of
-from polcommit.spoofs import steering, steering_runs
-from polcommit.spoofs.adaptive import (
+from polcommit.spoofs.attacks.adaptive import (
     DecoySteering,
     OptimizerSlack,
     QuietSteering,
@@ -30,13 +29,14 @@ from polcommit.spoofs.adaptive import (
 from polcommit.spoofs.base import PreconditionNotMet
 from polcommit.spoofs.bending import Bender, Limits, lemma, within
 from polcommit.spoofs.checkpoint import flat, members
-from polcommit.spoofs.lanes import Optimizer, Side
-from polcommit.spoofs.opened import MemoryStage, OpenedRun, memory_stage
+from polcommit.spoofs.measure import steering, steering_runs
+from polcommit.spoofs.measure.lanes import Optimizer, Side
+from polcommit.spoofs.measure.opened import MemoryStage, OpenedRun, memory_stage
+from polcommit.spoofs.measure.steered import SteeredDigits
+from polcommit.spoofs.measure.steering_page import everyone, section
+from polcommit.spoofs.measure.steering_runs import Forger, run_forgers, trained
+from polcommit.spoofs.measure.zeros import Untied, moved_embeddings
 from polcommit.spoofs.plain.trial import victim
-from polcommit.spoofs.steered import SteeredDigits
-from polcommit.spoofs.steering_page import everyone, section
-from polcommit.spoofs.steering_runs import Forger, run_forgers, trained
-from polcommit.spoofs.zeros import Untied, moved_embeddings
 from polcommit.tolerance import check_alignment, judge, reach
 from polcommit.training.loading import Loader
 from polcommit.training.recipe import Recipe

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from polcommit.recipes.digits import Digits
-from polcommit.spoofs.adaptive import OptimizerSlack, QuietSteering, SteeringAdam, SteeringSgd
-from polcommit.spoofs.arena import Arena
+from polcommit.spoofs.attacks.adaptive import OptimizerSlack, QuietSteering, SteeringAdam, SteeringSgd
 from polcommit.spoofs.base import PreconditionNotMet
-from polcommit.spoofs.setting import Setting
+from polcommit.spoofs.opponent.arena import Arena
+from polcommit.spoofs.opponent.setting import Setting
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,28 @@ import pytest
 import torch
 from trials import EVERY_STEP, RECIPE, TOP_5, FewDigits
 
-from polcommit.spoofs.adversarial_data import MatchedGradients
+from polcommit.spoofs.attacks.adversarial_data import MatchedGradients
+from polcommit.spoofs.attacks.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
+from polcommit.spoofs.attacks.inputs import Inputs, buffers_kept, minimised
+from polcommit.spoofs.attacks.ramp import OrdinaryRamp
+from polcommit.spoofs.attacks.retraining import (
+    DirectedRetraining,
+    SequenceInversion,
+    Splice,
+    SpliceOffSketch,
+    sketch_rows,
+)
+from polcommit.spoofs.attacks.smuggling_states import ForgedBuffers, ForgedMomentum, OtherRate, RoundedWeights
+from polcommit.spoofs.attacks.starting import FineTuned, RankMatchedStart, StartNearTarget
+from polcommit.spoofs.attacks.stochastic import DataOrdering, SyntheticData
+from polcommit.spoofs.attacks.structural import BlindfoldTopQ, InfinitesimalUpdate, MatchedNorms
 from polcommit.spoofs.base import PreconditionNotMet, TrajectorySpoof
 from polcommit.spoofs.checkpoint import flat, members
-from polcommit.spoofs.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
 from polcommit.spoofs.forging import Forger
-from polcommit.spoofs.inputs import Inputs, buffers_kept, minimised
 from polcommit.spoofs.plain.stage import open_stage
 from polcommit.spoofs.plain.trial import reference_distances, run_honest, run_plain, victim
 from polcommit.spoofs.plain.verifier import Terms, verify
-from polcommit.spoofs.ramp import OrdinaryRamp
 from polcommit.spoofs.rates import step_at
-from polcommit.spoofs.retraining import DirectedRetraining, SequenceInversion, Splice, SpliceOffSketch, sketch_rows
-from polcommit.spoofs.smuggling_states import ForgedBuffers, ForgedMomentum, OtherRate, RoundedWeights
-from polcommit.spoofs.starting import FineTuned, RankMatchedStart, StartNearTarget
-from polcommit.spoofs.stochastic import DataOrdering, SyntheticData
-from polcommit.spoofs.structural import BlindfoldTopQ, InfinitesimalUpdate, MatchedNorms
 from polcommit.training.loading import Loader
 from polcommit.training.replay import Engine
 from polcommit.training.sketch import sketch

@@ -12,6 +12,7 @@ from trials import FewDigits
 from polcommit.errors import Unavailable, UsageError
 from polcommit.recipes.gpt import Gpt
 from polcommit.spoofs import catalogue
+from polcommit.spoofs.attacks.smuggling_states import ForgedScheduler
 from polcommit.spoofs.base import FAMILIES, KNOWLEDGE, PreconditionNotMet, TrajectorySpoof
 from polcommit.spoofs.catalogue import SPOOFS, find_spoof
 from polcommit.spoofs.checkpoint import flat
@@ -19,7 +20,6 @@ from polcommit.spoofs.plain.log import Log
 from polcommit.spoofs.plain.stage import PlainStage, open_stage
 from polcommit.spoofs.plain.trial import run_plain, victim
 from polcommit.spoofs.plain.verifier import Terms
-from polcommit.spoofs.smuggling_states import ForgedScheduler
 
 SMALL = FewDigits()
 TERMS = Terms(interval=1, top=2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from polcommit.spoofs.zeros import PUSH, moved_embeddings, push_zeros
+from polcommit.spoofs.bending import PUSH
+from polcommit.spoofs.measure.zeros import moved_embeddings, push_zeros
 
 
 def test_a_push_moves_what_training_does_not_and_shows_element_by_element() -> None:
