@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polcommit
 from polcommit import __version__
 from polcommit.errors import MissingExtra, UsageError
 from polcommit.storage import files
@@ -47,7 +48,7 @@ def docs_folder() -> Path:
     Raises:
         UsageError: the package is installed elsewhere.
     """
-    found = Path(__file__).resolve().parents[2] / "docs"
+    found = Path(polcommit.__file__).resolve().parent.parent / "docs"
     if not (found / "soundness.md").is_file():
         hint = "clone the repository, and use its scripts/soundness"
         raise UsageError("polcommit does not run from a checkout", hint=hint)
@@ -169,7 +170,7 @@ def _target(name: str, suffix: str, docs: Path | None) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    for place in {str(Path(__file__).resolve().parents[2]), str(Path.home())} - {"/"}:
+    for place in {str(Path(polcommit.__file__).resolve().parent.parent), str(Path.home())} - {"/"}:
         if re.search(rf"(?<![\w.]){re.escape(place)}(?!\w)", text):
             raise UsageError(f"{path.name} would name a folder of this machine: {place}")
     with files.reported("writing", path):
