@@ -80,7 +80,9 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """(N, T) int64 bytes to (N, T, 256) logits of the next byte; T <= context."""
 
-    def __init__(self, layers: int, heads: int, width: int, context: int, dropout: float) -> None:
+    def __init__(
+        self, layers: int, heads: int, width: int, context: int, dropout: float, *, tied: bool = True
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.position = nn.Embedding(context, width)
@@ -88,7 +90,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, VOCABULARY, bias=False)
-        self.head.weight = self.embedding.weight
+        if tied:
+            self.head.weight = self.embedding.weight
         mask = torch.ones(context, context, dtype=torch.bool).triu(1)
         self.register_buffer("mask", mask, persistent=False)
 
@@ -121,6 +124,7 @@ class Gpt(Recipe):
     beta2: float = 0.95
     weight_decay: float = 0.1       # of matrices and embeddings; of nothing else
     clip: float = 1.0               # norm of the whole gradient
+    tied: bool = True               # the last matrix is the embedding's
     autocast: bool = False          # bfloat16 where torch's autocast uses it
     text: str | Path | None = field(default=None, metadata=LOCAL)
 
@@ -146,7 +150,8 @@ class Gpt(Recipe):
 
     def build(self) -> TrainingState:
         """Transformer, AdamW with two groups, and a LambdaLR."""
-        model = Transformer(self.layers, self.heads, self.width, self.context, self.dropout).to(self.device)
+        model = Transformer(self.layers, self.heads, self.width, self.context, self.dropout, tied=self.tied)
+        model = model.to(self.device)
         parameters = list(model.parameters())
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},

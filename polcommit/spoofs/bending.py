@@ -58,9 +58,11 @@ def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: flo
     """One lane: all of test 1 under a profile, for parameters of these names, in order.
 
     With `drawn`, also the mean distance that test 3 lets a draw of so many steps have, by one that bends one step in
-    `every`.
+    `every`. Of another net's profile, which does not know all of these names, only what bounds the whole vector: that is
+    more than it allows anybody.
     """
     bounds = {bound.name: bound for bound in profile.tensors}
+    known = bounds.keys() >= set(names)
     alpha, own = profile.alpha, profile.alpha_preconditioned
     if drawn:
         alpha = min(alpha, every * _HELD * threshold(profile.distances, drawn))
@@ -69,8 +71,8 @@ def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: flo
     return Limits(
         torch.tensor([alpha]),
         torch.tensor([torch.inf if own is None else _ROOM * own]),
-        torch.tensor([[bounds[name].relative for name in names]]),
-        torch.tensor([[bounds[name].floor for name in names]]),
+        torch.tensor([[bounds[name].relative if known else torch.inf for name in names]]),
+        torch.tensor([[bounds[name].floor if known else torch.inf for name in names]]),
         torch.ones(1, dtype=torch.bool),
     )
 

@@ -159,7 +159,7 @@ def shipped() -> dict[str, Profile]:
     return {entry.name: from_json(entry.read_text(encoding="utf-8"), entry.name) for entry in files}
 
 
-@pytest.mark.parametrize("recipe", ["digits", "gpt"])
+@pytest.mark.parametrize("recipe", ["digits", "gpt", "resnet20-cifar10"])
 def test_profiles_ship_for_recipes_as_they_are_installed(recipe: str) -> None:
     found = [profile for profile in shipped().values() if profile.recipe == recipe]
     kind = load_recipe(BUILT_IN[recipe])

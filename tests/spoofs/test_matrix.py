@@ -11,7 +11,7 @@ from trials import FewDigits
 
 from polcommit.recipes.digits import Digits
 from polcommit.spoofs.catalogue import find_spoof
-from polcommit.spoofs.measure import matrix, matrix_page
+from polcommit.spoofs.measure import matrix, matrix_page, matrix_plot, matrix_tables
 from polcommit.spoofs.measure.matrix import Plan
 from polcommit.spoofs.measure.matrix_page import PLAIN
 from polcommit.storage import files
@@ -101,3 +101,39 @@ def test_an_error_is_no_outcome(tmp_path: Path) -> None:
 def test_another_recipe_or_draw_has_cells_of_its_own(tmp_path: Path) -> None:
     keys = {PLAN.key, Plan(recipe=FewDigits(steps=9)).key, Plan(recipe=FewDigits(), count=3).key}
     assert len(keys) == 3
+
+
+# --- the tables of the page -----------------------------------------------------------------------------------
+
+
+def test_every_table_has_more_than_an_epoch_and_the_data_that_it_names(tmp_path: Path) -> None:
+    """Or spoofs about a sample's second appearance could not be tried."""
+    for table in matrix_tables.tables(tmp_path):
+        epoch = len(table.short.source()) // table.short.batch
+        assert 1 <= epoch < table.short.steps, table.name
+        assert table.data is None or Path(table.data).is_relative_to(tmp_path)
+        assert table.plain.steps > table.short.steps
+
+
+def test_a_table_becomes_a_section_that_says_what_was_tried(tmp_path: Path) -> None:
+    kept(tmp_path, "splice", "registered", "rejected", "rejected")
+    kept(tmp_path, "same-model-later", "registered", "not tried", "not tried")
+    result = matrix_page.beside(matrix.collect(PLAN, tmp_path), matrix.collect(PLAN, tmp_path))
+    text = matrix_tables.section(result)
+    assert f"on {PLAN.recipe.steps} steps of `{result['recipe']['name']}`" in text
+    assert "Tried on no recipe: `same-model-later`" in text and "2 rejected" in text
+
+
+def test_colours_tell_arrived_from_accepted_and_from_not_tried() -> None:
+    def cells(*outcomes: str) -> list[dict[str, Any]]:
+        return [{"outcome": outcome, "why": ""} for outcome in outcomes]
+
+    assert matrix_plot.colour_of(cells("accepted", "accepted"), "outcome") == matrix_plot.FOOLED
+    assert matrix_plot.colour_of(cells("accepted", "rejected"), "outcome") == matrix_plot.HALF
+    assert matrix_plot.colour_of(cells("rejected", "missed"), "outcome") == matrix_plot.MISSED
+    assert matrix_plot.colour_of([{"outcome": "precedence", "verdict": "accepted", "why": ""}], "outcome") == (
+        matrix_plot.MISSED
+    )
+    assert matrix_plot.colour_of(cells("inconclusive"), "outcome") == matrix_plot.STOPPED
+    assert matrix_plot.colour_of(cells("not tried"), "outcome") == matrix_plot.NOTHING
+    assert matrix_plot.colour_of([], "outcome") == matrix_plot.NOTHING

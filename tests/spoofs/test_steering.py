@@ -309,6 +309,14 @@ def test_everyone_bends_within_the_profile() -> None:
     assert set(steering_runs.VARIANTS) == {each.variant for each in steering.forgers("sgd", by)}
 
 
+def test_of_another_nets_profile_the_bounds_on_the_whole_gradient_are_kept() -> None:
+    of = recipe("sgd")
+    by = profile(of, adaptive=False)
+    limits = within(by, [Side(of, ["clean"]).names[0], "another"], drawn=90)
+    assert torch.equal(limits.alpha, within(by, Side(of, ["clean"]).names, drawn=90).alpha)
+    assert torch.isinf(limits.relative).all() and torch.isinf(limits.floor).all()
+
+
 def test_the_stolen_model_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     of = SteeredDigits(steps=400)
     goals = trained(of, SEED, steering.RATES)

@@ -11,7 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from polcommit.training.loading import Loader, fetch_batch
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 from polcommit.training.state import survey
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STEPS = 300
 KEEPS = (1, 5, 10, 25)
@@ -234,7 +237,22 @@ def section(result: dict[str, Any]) -> str:
                 for row in result["contribution"]["runs"]
             ],
         ),
+        "![Jumps that are flagged, by size; ramps that are not, by length](figures/screens.svg)",
     ))  # fmt: skip
+
+
+def draw_screens(splices: Axes, ramps: Axes, result: dict[str, Any]) -> None:
+    """What is flagged of jumps, by their size; and the fewest forged steps that no flag is on, run by run."""
+    for keep in KEEPS:
+        rows = [row for row in result["splices"] if row["keep"] == keep]
+        splices.plot([row["size"] for row in rows], [row["flagged"] for row in rows], "o-", label=f"keep {keep}")
+        lengths = [row["forged"] for row in result["ramps"] if row["keep"] == keep and row["forged"] is not None]
+        ramps.scatter([KEEPS.index(keep)] * len(lengths), lengths, s=14, alpha=0.6)
+    splices.set(xscale="log", xlabel="size of the jump, in ordinary updates", ylabel="share that is flagged")
+    splices.set_xticks(SIZES, [str(size) for size in SIZES])
+    splices.legend()
+    ramps.set(yscale="log", xlabel="keep", ylabel=f"fewest forged steps without a flag, of {result['steps']}")
+    ramps.set_xticks(range(len(KEEPS)), [str(keep) for keep in KEEPS])
 
 
 def _false_flags_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -276,13 +294,15 @@ def _ramp_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
 
 
 def main() -> None:
-    """Measure, and write docs/figures/screens.json and the section of docs/screens.md."""
+    """Measure, and write docs/figures/screens.json, its plot, and the section of docs/screens.md."""
     docs = figures.docs_folder()        # before the work, where it fails
     set_determinism(1)
     with tempfile.TemporaryDirectory(prefix="polcommit-") as folder:
         result = measure(Path(folder))
     figures.write_json("screens", result, docs)
     figures.insert_section("screens.md", "measured", section(result), docs)
+    with figures.plot("screens", panels=2, docs=docs) as (jumps, ramps):
+        draw_screens(jumps, ramps, result)
 
 
 if __name__ == "__main__":

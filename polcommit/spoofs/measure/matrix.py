@@ -18,20 +18,10 @@ from typing import Any
 
 from polcommit.errors import PolcommitError
 from polcommit.recipes.digits import Digits
-from polcommit.recipes.gpt import Gpt
 from polcommit.session.recipes import recipe_name
 from polcommit.spoofs.base import PreconditionNotMet, Spoof, TrajectorySpoof
 from polcommit.spoofs.catalogue import SPOOFS, find_spoof
-from polcommit.spoofs.measure import figures
-from polcommit.spoofs.measure.matrix_page import (
-    NOT_THERE,
-    PLAIN,
-    beside,
-    instead,
-    markdown,
-    registration_alone,
-    untried,
-)
+from polcommit.spoofs.measure.matrix_page import NOT_THERE, PLAIN, registration_alone
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt
 from polcommit.spoofs.opponent.setting import MODES, Setting
@@ -45,9 +35,6 @@ from polcommit.transcript import configuration_digest
 OPPONENTS = (PLAIN, *MODES)
 SEEDS = 5
 RECIPE = Digits(steps=160, batch=16, width=8)       # as plain PoL's own table: enough steps for a line to be within δ
-#: What polcommit meets in `scripts/soundness`: more than an epoch, and so short that every step of it is drawn. What a
-#: draw of fewer steps misses is a matter of arithmetic (`detection`), not of how steps are forged.
-SHORT = Digits(steps=26, batch=64, width=8)
 TERMS = Terms(interval=1, top=5)
 CHUNK = 8           # spoofs that share a chain, and a victim
 
@@ -238,37 +225,3 @@ def collect(plan: Plan, out: Path, failed: Iterable[Cell] = ()) -> dict[str, Any
         "plain": {"interval": plan.terms.interval, "top": plan.terms.top, "delta": plan.terms.delta},
         "rows": rows,
     }
-
-
-def others() -> Iterator[tuple[Recipe, str | None]]:
-    """Recipes, with the paths of their data, for what cannot be tried on the short one.
-
-    `digits` as its noise profile has it, for what claims another environment; `gpt`, with a scheduler and Adam.
-    """
-    yield Digits(steps=26), None
-    text = figures.docs_folder() / "spec.md"
-    yield Gpt(steps=12, text=text), str(text)
-
-
-def main() -> None:
-    """Try all of it, and write docs/figures/matrix.json and the section 'matrix' of docs/soundness.md."""
-    out = Path(os.environ.get("POLCOMMIT_MATRIX", "build/matrix"))
-    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-    def say(text: str) -> None:
-        print(text, flush=True)  # noqa: T201  (takes an hour)
-
-    plain = run(Plan(opponents=(PLAIN,)), out, jobs=jobs, say=say)
-    result = beside(plain, run(Plan(recipe=SHORT, opponents=MODES), out, jobs=jobs, say=say))
-    for recipe, data in others():
-        lacking = tuple(find_spoof(name) for name in untried(result))
-        result = instead(result, run(Plan(recipe=recipe, spoofs=lacking, opponents=MODES, data=data), out,
-                                     jobs=jobs, say=say))  # fmt: skip
-    for name in untried(result):
-        say(f"warning: {name} was tried on no recipe")
-    figures.write_json("matrix", result)
-    figures.insert_section("soundness.md", "matrix", markdown(result))
-
-
-if __name__ == "__main__":
-    main()

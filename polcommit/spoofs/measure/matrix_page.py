@@ -22,7 +22,7 @@ def succeeded(result: Mapping[str, Any], opponents: Sequence[str] = MODES) -> li
     return [
         row["spoof"]
         for row in result["rows"]
-        if any(_accepted(cell) for opponent in opponents for cell in row["cells"].get(opponent, ()))
+        if any(accepted(cell) for opponent in opponents for cell in row["cells"].get(opponent, ()))
     ]
 
 
@@ -36,7 +36,8 @@ def untried(result: Mapping[str, Any], opponents: Sequence[str] = MODES) -> list
     ]
 
 
-def _accepted(cell: Cell) -> bool:
+def accepted(cell: Mapping[str, Any]) -> bool:
+    """Whether the verifier accepted, whatever that was worth to the forger."""
     return bool(cell.get("verdict", cell["outcome"]) == "accepted")
 
 
@@ -69,7 +70,7 @@ def _shown(cells: Sequence[Cell]) -> str:
     reasons = {cell["why"] for cell in cells if cell["outcome"] == "not tried"}
     if len(reasons) == 1 and all(cell["outcome"] == "not tried" for cell in cells):
         return f"not tried: {reasons.pop()}"
-    counts = Counter((not _accepted(cell), cell["outcome"]) for cell in cells)
+    counts = Counter((not accepted(cell), cell["outcome"]) for cell in cells)
     return ", ".join(
         f"{count} {outcome}" if other else f"**{count} accepted**{WORTH.get(outcome, '')}"
         for (other, outcome), count in sorted(counts.items())

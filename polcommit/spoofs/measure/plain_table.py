@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polcommit.recipes.digits import Digits
 from polcommit.spoofs.base import PreconditionNotMet, TrajectorySpoof
@@ -21,9 +21,13 @@ from polcommit.spoofs.plain.verifier import Terms, narrowed
 from polcommit.training.environment import set_determinism
 from polcommit.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 RECIPE = Digits(steps=160, batch=16, width=8)       # 93 steps an epoch; more steps than δ needs on a straight line
 TERMS = Terms(interval=1, top=5)
 SEEDS = range(5)
+LEAST = 1e-6        # of distances that are drawn: an axis of powers has no 0
 
 
 def measure(recipe: Recipe, seeds: Sequence[int], terms: Terms) -> dict[str, Any]:
@@ -101,12 +105,42 @@ def _what_stopped(row: dict[str, Any]) -> str:
     return "" if row["finding"] is None else str(row["finding"])
 
 
+def draw_distances(panel: Axes, result: dict[str, Any]) -> None:
+    """The largest distance that each trial's verifier met, on a line for each spoof, and the δ that it accepts."""
+    rows = [row for row in result["rows"] if row["tried"]]
+    for key, label, marker, size, colour in (
+        ("every interval", "every step", "s", 36, "#9ecae1"), ("top-Q", "top-Q", "x", 18, "#b2182b"),
+    ):  # fmt: skip
+        found = [(line, row[f"largest distance, {key}"]) for line, row in enumerate(rows)]
+        lines = [line for line, distances in found for _ in distances]
+        values = [max(float(distance), LEAST) for _, distances in found for distance in distances]
+        panel.scatter(values, lines, marker=marker, s=size, color=colour, label=label)
+    panel.axvline(result["terms"]["delta"], color="black", linewidth=1, label="δ")
+    panel.set_xscale("log")
+    panel.set_yticks(range(len(rows)), [row["spoof"] for row in rows], fontsize=7)
+    panel.invert_yaxis()
+    panel.set_xlabel("largest distance, in units of d_ref")
+    panel.legend(fontsize=8)
+
+
+def section(result: dict[str, Any]) -> str:
+    """The table and the plot, as they stand in docs/soundness.md."""
+    words = (
+        f"Distances that the verifier met, {len(result['seeds'])} trials a line; what is left of δ in all of a log's "
+        f"intervals is accepted. Below {LEAST:g}, bit for bit equal included, stands as {LEAST:g}."
+    )
+    picture = "![Largest distance of each trial, by spoof](figures/plain.svg)"
+    return f"{markdown(result)}\n\n{picture}\n\n{figures.paragraph(words)}"
+
+
 def main() -> None:
-    """Measure, and write docs/figures/plain.json and the section 'plain' of docs/soundness.md."""
+    """Measure, and write docs/figures/plain.json, its plot, and the section 'plain' of docs/soundness.md."""
     set_determinism(1)
     result = measure(RECIPE, SEEDS, TERMS)
     figures.write_json("plain", result)
-    figures.insert_section("soundness.md", "plain", markdown(result))
+    figures.insert_section("soundness.md", "plain", section(result))
+    with figures.plot("plain", size=(7.5, 6.0)) as (panel,):
+        draw_distances(panel, result)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ LABEL = "polcommit soundness steering"          # all that is random here derive
 LENGTHS = (1_000, 10_000, 100_000)
 ALPHAS = (0.0, 0.001, 0.02, 0.1, 0.5, 1.0)      # of Lemma 3 alone
 RATES = {"sgd": 0.05, "adamw": 0.003}           # the best of a few that were tried with 2,000 steps
-SHIPPED = "digits-cpu"          # the profile whose tensors have the names of this net's
 AGAINST = ("onednn=off,threads=1", "capability=default,threads=1")
 DRAWN, CHALLENGES = 90, 4                       # steps of a challenge (99 % of 5 %), and how many challenges are tried
 #: Variants that mean to pass test 3: one step in how many they bend.
@@ -86,14 +85,14 @@ def _quietly(done: int, total: int) -> None:
 def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
     """Everyone who is tried: Lemma 3 alone at each α (in long runs two of them), and all of test 1 under the profile.
 
-    Under the profile that ships, those who came furthest under the others.
+    Under a profile that ships, those who came furthest under the others.
     """
-    optimizer = name if name in OPTIMIZERS else "sgd"
+    optimizer = optimizer_of(profile)
     common: dict[str, Any] = {"optimizer": optimizer, "rate": RATES[optimizer], "profile": name}
     scattered = {"variant": "scattered", "paired": threshold(profile.pairs, Residuals.MOST // 2) - MARGIN}
     quiet = {**scattered, "variant": "quiet", "aligned": threshold(profile.towards, DRAWN) - MARGIN}
     ways: tuple[dict[str, Any], ...] = ({}, quiet, scattered)
-    if name == SHIPPED:
+    if name not in OPTIMIZERS:
         everyone = [Forger(labels=each, **common, **how) for each in LABELS[1:] for how in ways]
         return [*everyone, Forger(labels="random", variant="bursts", **common)]
     lemmas = [("random", 0.02), ("random", profile.alpha)]
@@ -105,11 +104,16 @@ def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
     return everyone
 
 
+def optimizer_of(profile: Profile) -> str:
+    """Of the forgers under it."""
+    return "sgd" if profile.alpha_preconditioned is None else "adamw"
+
+
 def rare_bursts(profiles: Mapping[str, Profile]) -> list[Forger]:
     """Those whose movement is in one step of a hundred: a mean over steps is then no mean over what moved."""
     return [
         Forger(labels=labels, optimizer=optimizer, rate=RATES[optimizer], profile=name, variant="bursts", every=RARE)
-        for name in profiles for optimizer in (name if name in OPTIMIZERS else "sgd",) for labels in LABELS[1:]
+        for name, profile in profiles.items() for optimizer in (optimizer_of(profile),) for labels in LABELS[1:]
     ]  # fmt: skip
 
 
@@ -235,7 +239,7 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
     """The whole experiment; parts that `cache` holds are not made again."""
     cache.mkdir(parents=True, exist_ok=True)
     profiles = {optimizer: calibrated(optimizer, cache) for optimizer in OPTIMIZERS}
-    profiles |= {profile.name: profile for profile in shipped() if profile.name == SHIPPED}
+    profiles |= {profile.name: profile for profile in shipped()}
     runs = [dict(_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles))) for steps in lengths]
     diluted = _cached(cache / f"rare-{max(lengths)}.json", partial(_rare, max(lengths), profiles))
     runs[-1]["forgers"] = [*runs[-1]["forgers"], *diluted["forgers"]]
@@ -262,6 +266,7 @@ def _rare(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 def _of_profile(profile: Profile) -> dict[str, Any]:
     return {
+        "optimizer": optimizer_of(profile), "recipe": profile.recipe,
         "alpha": profile.alpha, "alpha preconditioned": profile.alpha_preconditioned, "honest": profile.honest,
         "tensors": {bound.name: [bound.relative, bound.floor] for bound in profile.tensors},
         "distances": threshold(profile.distances, DRAWN),

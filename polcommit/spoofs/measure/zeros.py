@@ -42,12 +42,12 @@ class Untied(Gpt):
     width: int = 16
     context: int = 16
     dropout: float = 0.0
+    tied: bool = False
     weight_decay: float = 0.0
 
     def build(self) -> TrainingState:
-        """As `gpt`, untied; AdamW over all parameters, at a constant rate."""
-        model = Transformer(self.layers, self.heads, self.width, self.context, self.dropout)
-        model.head.weight = torch.nn.Parameter(model.head.weight.detach().clone())
+        """As `gpt`; AdamW over all parameters, at a constant rate."""
+        model = Transformer(self.layers, self.heads, self.width, self.context, self.dropout, tied=self.tied)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.peak, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
