@@ -11,11 +11,11 @@ Vectors come in lanes, (L, n) float32: L forgers side by side, each with bounds 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from polcommit.profiles import Profile
+from polcommit.profiles import GROSS, Profile, Spread
 from polcommit.tolerance import threshold
 
 Lanes = torch.Tensor        # (L, n)
@@ -58,8 +58,8 @@ def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: flo
     """One lane: all of test 1 under a profile, for parameters of these names, in order.
 
     With `drawn`, also the mean distance that test 3 lets a draw of so many steps have, by one that bends one step in
-    `every`. Of another net's profile, which does not know all of these names, only what bounds the whole vector: that is
-    more than it allows anybody.
+    `every`. Of another net's profile, which does not know all of these names, only what bounds the whole vector: that
+    is more than it allows anybody.
     """
     bounds = {bound.name: bound for bound in profile.tensors}
     known = bounds.keys() >= set(names)
@@ -75,6 +75,26 @@ def within(profile: Profile, names: Sequence[str], *, drawn: int = 0, every: flo
         torch.tensor([[bounds[name].floor if known else torch.inf for name in names]]),
         torch.ones(1, dtype=torch.bool),
     )
+
+
+def at_alpha(profile: Profile, alpha: float) -> Profile:
+    """The profile with all that bounds distances scaled to this α; cosines have no scale."""
+    factor = alpha / profile.alpha
+
+    def scaled(spread: Spread) -> Spread:
+        mean, sd, bound = (min(1.0, factor * value) for value in (spread.mean, spread.sd, spread.bound))
+        return Spread(mean=mean, sd=sd, bound=bound)
+
+    own, weighed = profile.alpha_preconditioned, profile.distances_preconditioned
+    return replace(
+        profile, name=f"{profile.name}, α = {alpha:g}", alpha=alpha,
+        alpha_preconditioned=None if own is None else min(GROSS, factor * own),
+        tensors=tuple(
+            replace(bound, relative=factor * bound.relative, floor=factor * bound.floor) for bound in profile.tensors
+        ),
+        distances=scaled(profile.distances),
+        distances_preconditioned=None if weighed is None else scaled(weighed),
+    )  # fmt: skip
 
 
 def join(parts: Sequence[Limits]) -> Limits:

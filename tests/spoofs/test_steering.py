@@ -27,7 +27,7 @@ from polcommit.spoofs.attacks.adaptive import (
     other_environment,
 )
 from polcommit.spoofs.base import PreconditionNotMet
-from polcommit.spoofs.bending import Bender, Limits, lemma, within
+from polcommit.spoofs.bending import Bender, Limits, at_alpha, lemma, within
 from polcommit.spoofs.checkpoint import flat, members
 from polcommit.spoofs.measure import steering, steering_runs
 from polcommit.spoofs.measure.lanes import Optimizer, Side
@@ -293,7 +293,8 @@ def test_the_whole_experiment_becomes_a_section_and_what_is_cached_is_not_made_a
     result = steering.measure(tmp_path, lengths=(100,), honest=2)
     assert json.loads(json.dumps(result)) == result
     text = section(result)
-    assert "100 steps:" in text and "bends one step in 100" in text
+    assert {row["width"] for row in result["by alpha"]["forgers"]} == set(steering.WIDTHS)
+    assert "α = 0.5" in text and "100 steps:" in text and "bends one step in 100" in text
     best = min(row["least"] for row in everyone(result) if row["profile"] == "sgd" and row["alpha"] is None)
     assert f"**{best:.3f}**" in text
     monkeypatch.setattr(steering, "run_forgers", None)
@@ -307,6 +308,16 @@ def test_everyone_bends_within_the_profile() -> None:
     assert float(within(by, names, drawn=90).alpha) < float(within(by, names).alpha) == pytest.approx(0.1)
     assert {each.every for each in steering.rare_bursts({"sgd": by})} == {steering.RARE}
     assert set(steering_runs.VARIANTS) == {each.variant for each in steering.forgers("sgd", by)}
+
+
+def test_a_wider_profile_is_wider_in_all_that_is_a_distance() -> None:
+    of = recipe("adamw")
+    by = profile(of, adaptive=True, alpha=0.1)
+    wide = at_alpha(by, 0.2)
+    assert (wide.alpha, wide.alpha_preconditioned) == (0.2, pytest.approx(2 * (by.alpha_preconditioned or 0)))
+    assert [bound.relative for bound in wide.tensors] == [pytest.approx(2 * bound.relative) for bound in by.tensors]
+    assert wide.distances.mean == pytest.approx(2 * by.distances.mean)
+    assert (wide.towards, wide.pairs) == (by.towards, by.pairs)
 
 
 def test_of_another_nets_profile_the_bounds_on_the_whole_gradient_are_kept() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -27,7 +27,7 @@ from polcommit.replaying import Measured
 from polcommit.session.calibrate import Plan, calibrate, reference
 from polcommit.session.environments import EnvironmentSettings
 from polcommit.session.noise import shipped
-from polcommit.spoofs.bending import Limits, join, lemma, within
+from polcommit.spoofs.bending import Limits, at_alpha, join, lemma, within
 from polcommit.spoofs.measure import figures
 from polcommit.spoofs.measure.alignment_draws import draws, measured, summary
 from polcommit.spoofs.measure.lanes import Side
@@ -42,6 +42,8 @@ from polcommit.training.residuals import Residuals
 LABEL = "polcommit soundness steering"          # all that is random here derives from it
 LENGTHS = (1_000, 10_000, 100_000)
 ALPHAS = (0.0, 0.001, 0.02, 0.1, 0.5, 1.0)      # of Lemma 3 alone
+WIDTHS = (0.001, 0.02, 0.1, 0.5)                # of all of test 1, for which MIDDLE steps have to do
+MIDDLE = 10_000
 RATES = {"sgd": 0.05, "adamw": 0.003}           # the best of a few that were tried with 2,000 steps
 AGAINST = ("onednn=off,threads=1", "capability=default,threads=1")
 DRAWN, CHALLENGES = 90, 4                       # steps of a challenge (99 % of 5 %), and how many challenges are tried
@@ -89,9 +91,7 @@ def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
     """
     optimizer = optimizer_of(profile)
     common: dict[str, Any] = {"optimizer": optimizer, "rate": RATES[optimizer], "profile": name}
-    scattered = {"variant": "scattered", "paired": threshold(profile.pairs, Residuals.MOST // 2) - MARGIN}
-    quiet = {**scattered, "variant": "quiet", "aligned": threshold(profile.towards, DRAWN) - MARGIN}
-    ways: tuple[dict[str, Any], ...] = ({}, quiet, scattered)
+    ways: list[dict[str, Any]] = [{}, *_held(profile)]
     if name not in OPTIMIZERS:
         everyone = [Forger(labels=each, **common, **how) for each in LABELS[1:] for how in ways]
         return [*everyone, Forger(labels="random", variant="bursts", **common)]
@@ -102,6 +102,13 @@ def forgers(name: str, profile: Profile, *, long: bool = False) -> list[Forger]:
     everyone += [Forger(labels=each, **common, **how) for how in ways for each in LABELS]
     everyone += [Forger(labels="random", variant=variant, **common) for variant in ("decoy", "bursts", "slack")]
     return everyone
+
+
+def _held(profile: Profile) -> Iterator[dict[str, Any]]:
+    """Those whose cosines stay below what test 3 lets pass: both of them, or those of pairs alone."""
+    scattered = {"variant": "scattered", "paired": threshold(profile.pairs, Residuals.MOST // 2) - MARGIN}
+    yield {**scattered, "variant": "quiet", "aligned": threshold(profile.towards, DRAWN) - MARGIN}
+    yield scattered
 
 
 def optimizer_of(profile: Profile) -> str:
@@ -115,6 +122,19 @@ def rare_bursts(profiles: Mapping[str, Profile]) -> list[Forger]:
         Forger(labels=labels, optimizer=optimizer, rate=RATES[optimizer], profile=name, variant="bursts", every=RARE)
         for name, profile in profiles.items() for optimizer in (optimizer_of(profile),) for labels in LABELS[1:]
     ]  # fmt: skip
+
+
+def by_alpha(profiles: Mapping[str, Profile]) -> tuple[list[Forger], dict[str, Profile]]:
+    """Those who keep to the nets' own profiles, and to them made wider and narrower: what each way gets out of α."""
+    everyone, scaled = [], {}
+    for optimizer in OPTIMIZERS:
+        for alpha in WIDTHS:
+            profile = at_alpha(profiles[optimizer], alpha)
+            scaled[profile.name] = profile
+            common: dict[str, Any] = {"labels": "noisy", "optimizer": optimizer, "rate": RATES[optimizer]}
+            ways: list[dict[str, Any]] = [{}, *_held(profile), {"variant": "decoy"}, {"variant": "bursts"}]
+            everyone += [Forger(profile=profile.name, **common, **how) for how in ways]
+    return everyone, scaled
 
 
 def steer(steps: int, profiles: Mapping[str, Profile]) -> Run:
@@ -242,11 +262,13 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
     profiles |= {profile.name: profile for profile in shipped()}
     runs = [dict(_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles))) for steps in lengths]
     diluted = _cached(cache / f"rare-{max(lengths)}.json", partial(_rare, max(lengths), profiles))
+    middle = min(MIDDLE, max(lengths))
     runs[-1]["forgers"] = [*runs[-1]["forgers"], *diluted["forgers"]]
     return {
         "recipe": dict(SteeredDigits().configuration()), "rates": RATES, "drawn": DRAWN, "challenges": CHALLENGES,
         "profiles": {name: _of_profile(profile) for name, profile in profiles.items()},
         "runs": runs,
+        "by alpha": _cached(cache / f"alphas-{middle}.json", partial(_by_alpha, middle, profiles)),
         "zeros": _cached(cache / "zeros.json", moved_embeddings),
         "honest": {
             name: summary(draws(name, RATES[name], honest, cache / f"draws-{name}.jsonl"), profiles[name])
@@ -262,6 +284,12 @@ def _one(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
 def _rare(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
     run = steer_these(rare_bursts(profiles), steps, profiles)
     return {"steps": steps, "forgers": results(run, profiles)}
+
+
+def _by_alpha(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    everyone, scaled = by_alpha(profiles)
+    rows = results(steer_these(everyone, steps, scaled), scaled)
+    return {"steps": steps, "forgers": [{**row, "width": scaled[row["profile"]].alpha} for row in rows]}
 
 
 def _of_profile(profile: Profile) -> dict[str, Any]:

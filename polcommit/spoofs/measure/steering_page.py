@@ -26,7 +26,8 @@ Rows = list[dict[str, Any]]
 def section(result: Mapping[str, Any]) -> str:
     """The part of docs/soundness.md between its markers."""
     return "\n\n".join((
-        _what(result), _best(result), _gaps(result), _alphas(result), _profiles(result), *_lengths(result),
+        _what(result), _best(result), _gaps(result), _alphas(result), _widths(result["by alpha"]),
+        _profiles(result), *_lengths(result),
         "![Distance to the stolen weights over steps, by optimizer](figures/steering.svg)",
         figures.paragraph(
             "The longest run: Lemma 3 alone in grey, all of test 1 in colours by labels (clean blue, noisy orange, "
@@ -126,6 +127,25 @@ def _alphas(result: Mapping[str, Any]) -> str:
         "on clean labels, by α:"
     )
     return text + "\n\n" + figures.table(["", "steps", *(f"{alpha:g}" for alpha in sorted(alphas))], rows)
+
+
+def _widths(found: Mapping[str, Any]) -> str:
+    """All of test 1, made as wide as α says: how far each way of bending gets."""
+    widths = sorted({row["width"] for row in found["forgers"]})
+    rows = []
+    for optimizer, name in NAMES.items():
+        for variant in dict.fromkeys(row["variant"] for row in found["forgers"]):
+            mine = [row for row in found["forgers"] if (row["optimizer"], row["variant"]) == (optimizer, variant)]
+            rows.append([name, _variant(mine[0]), *(
+                f"{row['least']:.3f} ({row['caught']})" for row in sorted(mine, key=lambda row: row["width"])
+            )])  # fmt: skip
+    text = figures.paragraph(
+        "With all of test 1 and the means of test 3, that is with every bound of the net's own profile scaled so that "
+        f"α is what stands above the column, on noisy labels, {found['steps']:,} steps; in brackets the challenges, of "
+        f"{found['forgers'][0]['tried']}, that test 3 refutes. (Rounding inside test 2 and zeros of structure have no "
+        "α: they are below.)"
+    )
+    return text + "\n\n" + figures.table(["", "forger", *(f"α = {width:g}" for width in widths)], rows)
 
 
 def _profiles(result: Mapping[str, Any]) -> str:
