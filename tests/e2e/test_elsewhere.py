@@ -17,9 +17,9 @@ from polcommit.session.environments import EnvironmentSettings, has_capability
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint
 
-#: The last changes all three at once; AVX2 and oneDNN by themselves are for the slow run.
+#: The last changes all three at once; each by itself is for the slow run (and one thread, too, `test_main_job`).
 OTHERS = (
-    "threads=1",
+    pytest.param("threads=1", marks=pytest.mark.slow),
     pytest.param("onednn=off", marks=pytest.mark.slow),
     pytest.param("capability=avx2", marks=pytest.mark.slow),
     "threads=1,onednn=off,capability=default",
