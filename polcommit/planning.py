@@ -1,8 +1,9 @@
 """What a challenge costs and buys, before there is a run: shares of training, for verifier and prover, beside top-Q.
 
 Everything is counted in training steps, so that a share of the steps is a share of training; the costs of reading,
-hashing and sending are not in it. The figures hold for uniform draws. They say how likely a draw meets one of m
-forged steps, not how many forged steps it takes to steal or steer a model. docs/soundness.md derives them.
+hashing and sending are not in it, and a forward pass is taken for a third of a step. The figures hold for uniform
+draws. They say how likely a draw meets one of m forged steps, not how many forged steps it takes to steal or steer a
+model. docs/soundness.md derives them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 
 from polcommit import sampling
+from polcommit.comparisons import LEAST_CONTRIBUTIONS
 from polcommit.errors import UsageError
 from polcommit.records.run import MAX_KEPT, MAX_STEPS
 from polcommit.screens import LARGEST, LEAST_KEPT
 
 #: Top-Q in the set-up of the papers: k = 10, and 200 epochs of CIFAR-10, which are 78,000 steps.
 TOP_Q, INTERVAL, EPOCH_STEPS = 5, 10, 390
+#: Forward passes that score a step's contribution: its batch and another, before and after a share of the update.
+PASSES = 4
+#: Steps' work in a forward pass: the backward pass is about two of them, and the optimizer's work is left out.
+FORWARD = 1 / 3
+#: Executions of a challenged step, for one answer: its digests are right; they are not, and are computed once more, for
+#: a machine may not reproduce itself; and likewise, with a gradient to compare.
+EQUAL, UNEQUAL, MEASURED = 1, 2, 3
 #: Digits for sums of large terms that nearly cancel; what is reported has 15.
 _EXACT = Context(prec=60)
+_NOTHING = Decimal(10) ** -60       # beside 1, at that precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,27 @@ class Regeneration:
     beyond_expected: float
     beyond_worst: int
     looking: int                # besides, at most: to look into the intervals with the largest displacements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a verifier computes for a verdict, at most."""
+
+    times: int                  # that each challenged step is executed
+    executed: int               # executions of challenged steps
+    counted: int                # besides, to count a step's operations
+    scored: int                 # steps whose contribution is scored
+    passes: int                 # forward passes that this takes
+
+    @property
+    def scoring(self) -> float:
+        """The work of the forward passes, in steps."""
+        return self.passes * FORWARD
+
+    @property
+    def total(self) -> float:
+        """All of it, in steps."""
+        return self.executed + self.counted + self.scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +94,9 @@ class Plan:
     added: int                  # steps that the largest displacements add, flagged or not; not counted for detection
     probability: float          # of meeting at least one of m
     single: float               # of meeting the one forged step of a run with no other
+    same: Effort                # of the verifier, in the prover's environment
+    elsewhere: Effort           # in another one, where gradients are asked for at once
+    follow_up: Effort           # in another one, where they are asked for after the first answer
     prover: tuple[Regeneration, ...]
     top_q: TopQ
 
@@ -86,20 +120,38 @@ def plan(
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"a run of {steps} steps", hint=f"from 1 to {MAX_STEPS}")
     forged = sampling.forged_steps(steps, fraction)
+    if not 0 < detect < 1:
+        raise UsageError(f"detect with probability {detect}", hint="above 0 and below 1")
     drawn = sampling.draws_needed(steps, fraction, detect)
     epoch_steps = min(EPOCH_STEPS, steps) if epoch_steps is None else epoch_steps
     interval = max(1, min(INTERVAL, epoch_steps)) if interval is None else interval
+    added = min(LARGEST, steps - drawn)
     return Plan(
         steps=steps,
         fraction=fraction,
         forged=forged,
         asked=detect,
         drawn=drawn,
-        added=min(LARGEST, steps - drawn),
+        added=added,
         probability=sampling.detection(steps, forged, drawn),
         single=drawn / steps,
+        same=effort(drawn + added, EQUAL),
+        elsewhere=effort(drawn + added, MEASURED),
+        follow_up=effort(drawn + added, UNEQUAL, MEASURED),
         prover=tuple(regeneration(steps, keep, drawn) for keep in keeps),
         top_q=top_q(steps, forged, q, interval, epoch_steps),
+    )
+
+
+def effort(challenged: int, *answers: int) -> Effort:
+    """The verifier's work on `challenged` steps, each executed so many times for each answer of the prover's."""
+    scored = min(challenged, LEAST_CONTRIBUTIONS) if challenged > 1 else 0      # alone, it has no other batch
+    return Effort(
+        times=sum(answers),
+        executed=challenged * sum(answers),
+        counted=len(answers),
+        scored=scored,
+        passes=len(answers) * PASSES * scored,
     )
 
 
@@ -161,8 +213,9 @@ def top_q(steps: int, forged: int, q: int, interval: int, epoch_steps: int) -> T
 
 
 def _detected(steps: int, forged: int, executed: int) -> float:
-    """As `sampling.detection`, for draws of any size: the figure is symmetric, and the loop runs over the second."""
-    return sampling.detection(steps, max(forged, executed), min(forged, executed))
+    """As `sampling.detection`, for draws of any size: there the loop runs over all of them."""
+    with localcontext(_EXACT):
+        return float(1 - _missed(steps, forged, executed))
 
 
 def _missed(steps: int, length: int, drawn: int) -> Decimal:
@@ -173,6 +226,8 @@ def _missed(steps: int, length: int, drawn: int) -> Decimal:
     missed = Decimal(1)
     for i in range(few):
         missed *= Decimal(steps - many - i) / (steps - i)
+        if missed < _NOTHING:
+            return Decimal()
     return missed
 
 

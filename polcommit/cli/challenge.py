@@ -98,12 +98,7 @@ def challenge(
     from polcommit.session.challenge import Verifier
 
     identifier, command = _run_and_prover(run, prover)
-    if sum(x is not None for x in (request, opening)) + (prover is not None) > 1:
-        raise UsageError("--prover, --request and --opening exclude one another")
-    if request is None:
-        require_torch("re-executing steps")
-        if command is None and opening is None:
-            raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
+    _require_one_way(prover, command, request, opening)
     if gradients and no_follow_up:
         raise UsageError("--gradients and --no-follow-up exclude one another")
     ask = replace(ask_for(steps, count, detect, fraction, with_openings), gradients=gradients)
@@ -125,6 +120,17 @@ def challenge(
         return job.write_request(pending, request)
     assert command is not None
     return job.ask_prover(pending, command)
+
+
+def _require_one_way(prover: str | None, command: list[str] | None, request: Path | None, opening: Path | None) -> None:
+    """One way to an answer, and with an answer what re-executing its steps takes."""
+    if sum(way is not None for way in (prover, request, opening)) > 1:
+        raise UsageError("--prover, --request and --opening exclude one another")
+    if request is not None:
+        return
+    require_torch("re-executing steps")
+    if command is None and opening is None:
+        raise UsageError("nobody is there to answer", hint="give --prover CMD, or --request FILE for the prover")
 
 
 def _run_and_prover(run: str, prover: str | None) -> tuple[bytes, list[str] | None]:
@@ -201,8 +207,7 @@ class _Job:
 
     def resume(self, number: int) -> ChallengeFolder:
         """A challenge that was begun before."""
-        found = self._challenges().resume(self.run, number)
-        return found
+        return self._challenges().resume(self.run, number)
 
     def _send(self, folder: ChallengeFolder) -> ChallengeRecord:
         from polcommit.session import challenge as challenging

@@ -124,7 +124,7 @@ def _explained(error: Exception) -> PolcommitError:
     if isinstance(error, PolcommitError):
         return error
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx is not None else "polcommit"
+        path = error.ctx.command_path if error.ctx is not None else _command_path(sys.argv[1:])
         return UsageError(_sentence(error.format_message()), hint=f"see '{path} --help'")
     if isinstance(error, click.ClickException):
         return Unavailable(_sentence(error.format_message()))
@@ -143,6 +143,12 @@ def _explained(error: Exception) -> PolcommitError:
         f"internal error: {_one_line(repr(error))}",
         hint="run it again with 'polcommit --debug ...' and report what it prints",
     )
+
+
+def _command_path(arguments: list[str]) -> str:
+    """The command that was asked for, where click does not say which: an option without its argument."""
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    return f"polcommit {name}" if name in _COMMANDS else "polcommit"
 
 
 def _sentence(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from polcommit.cli import common
-from polcommit.planning import EPOCH_STEPS, INTERVAL, TOP_Q, Plan, Regeneration
+from polcommit.planning import EPOCH_STEPS, INTERVAL, TOP_Q, Effort, Plan, Regeneration
 from polcommit.planning import plan as planned
 from polcommit.records.run import MAX_KEPT
 
@@ -57,8 +57,9 @@ def _plain(found: Plan) -> dict[str, Any]:
         "probability of one forged step": found.single,
         "added": found.added,
         "verifier": {
-            "same environment": _cost(found, found.drawn + found.added),
-            "another environment": _cost(found, 2 * (found.drawn + found.added)),
+            "same environment": _plain_effort(found, found.same),
+            "another environment": _plain_effort(found, found.elsewhere),
+            "follow-up": _plain_effort(found, found.follow_up),
         },
         "prover": [_plain_regeneration(found, each) for each in found.prover],
         "top-q": {
@@ -73,6 +74,15 @@ def _plain(found: Plan) -> dict[str, Any]:
 
 def _cost(found: Plan, executed: float) -> dict[str, Any]:
     return {"steps": executed, "share": found.share(executed)}
+
+
+def _plain_effort(found: Plan, each: Effort) -> dict[str, Any]:
+    return {
+        **_cost(found, each.executed),
+        "counted": each.counted,
+        "contributions": {"scored": each.scored, "passes": each.passes, **_cost(found, each.scoring)},
+        "total": _cost(found, each.total),
+    }
 
 
 def _plain_regeneration(found: Plan, each: Regeneration) -> dict[str, Any]:
@@ -95,8 +105,7 @@ def _text(found: Plan) -> str:
         ("draw", f"{found.drawn} of {found.steps} steps, and {found.added} with the largest displacements"),
         ("detects", f"{found.forged} forged of {found.steps} with probability {_probability(found.probability)}"),
         *[("", f"1 forged of {found.steps} with probability {_probability(found.single)}")][: found.forged > 1],
-        ("verifier", f"re-executes {_share(found, found.drawn + found.added)}"),
-        ("", f"twice, {_share(found, 2 * (found.drawn + found.added))}, in another environment"),
+        *_verifier(found),
     ]
     for each in found.prover:
         lines += [
@@ -115,6 +124,18 @@ def _text(found: Plan) -> str:
     ]  # fmt: skip
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name + ':' if name else '':<{width + 1}} {value}" for name, value in lines)
+
+
+def _verifier(found: Plan) -> list[tuple[str, str]]:
+    same, elsewhere, later = found.same, found.elsewhere, found.follow_up
+    scoring = f"scores contributions of {same.scored} steps: the work of about {_share(found, same.scoring)}"
+    return [
+        ("verifier", f"re-executes {_share(found, same.executed)}, one of them once more to count its operations"),
+        *[("", scoring)][: same.scored],
+        ("", f"in all {_share(found, same.total)}"),
+        ("", f"in all {_share(found, elsewhere.total)}, each {elsewhere.times} times, in another environment"),
+        ("", f"in all {_share(found, later.total)}, each {later.times} times, where that takes a follow-up"),
+    ]
 
 
 def _share(found: Plan, executed: float) -> str:

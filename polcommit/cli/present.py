@@ -52,15 +52,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "size": verdict.size,
         "sequence": verdict.sequence,
         "final": verdict.final,
-        "anchor": {
-            "chain id": verdict.chain_id,
-            "contract": "0x" + verdict.contract.hex(),
-            **_where(verdict.anchor),
-            "time": verdict.anchor_time,
-            "devnet": verdict.devnet,
-        },
-        "registration": _where(verdict.registration) if verdict.registration is not None else None,
-        "challenge": {**_where(verdict.challenge), "id": verdict.challenge_id} if verdict.challenge else None,
+        **_events(verdict),
         "steps": list(verdict.steps),
         "added": list(verdict.added),
         "reexecuted": list(verdict.reexecuted),
@@ -82,6 +74,21 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "sketched": verdict.sketched,
         "verifier": verdict.verifier.hex(),
         "software": verdict.software,
+    }
+
+
+def _events(verdict: Verdict) -> dict[str, Any]:
+    """Where it all is on the ledger."""
+    return {
+        "anchor": {
+            "chain id": verdict.chain_id,
+            "contract": "0x" + verdict.contract.hex(),
+            **_where(verdict.anchor),
+            "time": verdict.anchor_time,
+            "devnet": verdict.devnet,
+        },
+        "registration": _where(verdict.registration) if verdict.registration is not None else None,
+        "challenge": {**_where(verdict.challenge), "id": verdict.challenge_id} if verdict.challenge else None,
     }
 
 

@@ -13,8 +13,12 @@ from polcommit.errors import EncodingError, MissingExtra, UsageError
 from polcommit.keys import Card, default_home, list_names, load
 
 if TYPE_CHECKING:
+    from polcommit.records import Eligible
     from polcommit.session.parents import FoundParent
     from polcommit.storage.types import Registration
+    from polcommit.training.recipe import Recipe
+
+ALL_SAMPLES = 1 << 40       # a budget of samples that no run exhausts
 
 
 def require_torch(purpose: str) -> None:
@@ -91,8 +95,7 @@ def register(
     """
     require_torch("registering a run")
     given = _settings(settings, steps, batch)
-    cards = list(dict.fromkeys(_card(text) for text in verifiers)) or _own_verifiers()
-    eligible = [(card.signing, _recipient(card)) for card in cards]
+    keys = _keys(verifiers)
     from polcommit.ledger.accounts import address_of
     from polcommit.session import recipes
     from polcommit.session import register as registering
@@ -106,11 +109,7 @@ def register(
     terms = registering.Terms(
         prover=unlocked.card.signing,
         account=address_of(unlocked.account),
-        verifiers=registering.eligible(
-            eligible,
-            steps=budget_steps if budget_steps is not None else made.steps,
-            samples=budget_samples if budget_samples is not None else (1 << 40),
-        ),
+        verifiers=_eligible(keys, made, budget_steps, budget_samples),
         keep=keep,
         clear_openings=allow_clear_openings,
         data=where,
@@ -127,6 +126,22 @@ def register(
     if post_hoc:
         common.say("nothing was sent: the first anchor registers it, and verdicts will say that it was post hoc")
     common.say(f"now record it: 'polcommit record {run}', or polcommit.record({str(run)!r}) in your own loop")
+
+
+def _keys(verifiers: tuple[str, ...]) -> list[tuple[bytes, bytes]]:
+    """(signing key, recipient key) of the verifiers that are named, each once; or of all that have their key here."""
+    cards = list(dict.fromkeys(_card(text) for text in verifiers)) or _own_verifiers()
+    return [(card.signing, _recipient(card)) for card in cards]
+
+
+def _eligible(
+    keys: list[tuple[bytes, bytes]], recipe: Recipe, steps: int | None, samples: int | None
+) -> tuple[Eligible, ...]:
+    """The verifiers with their budgets, by default all steps and as many samples as anybody could want."""
+    from polcommit.session.register import eligible
+
+    budget = recipe.steps if steps is None else steps
+    return eligible(keys, steps=budget, samples=ALL_SAMPLES if samples is None else samples)
 
 
 def _parent(path: Path | None, work: Path, state: Path | None, model: Path | None) -> FoundParent | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from polcommit import transcript as hashes
 from polcommit.errors import Contradiction, UsageError
+from polcommit.policy import Policy
 from polcommit.records import Eligible, Manifest, SampleLeaf
 from polcommit.sealing import new_secret, require_sealable
 from polcommit.session.connection import Connection
@@ -67,26 +68,53 @@ def prepare(
         UsageError: no verifier is eligible, the data set does not fill a batch, or the recipe's model is not the
             parent's.
     """
-    if not terms.verifiers:
-        raise UsageError("no verifier is eligible", hint="give the public card of at least one with --verifier")
-    for verifier in terms.verifiers:
-        require_sealable(verifier.recipient)
+    _require_verifiers(terms)
     check_free(folder)
-    name = recipe_name(recipe)
+    recipe_name(recipe)             # raises: one that nobody else could name
     require_device(recipe.device)
     set_determinism()
     if parent is not None:
         require_continuable(parent, recipe, connection.ledger.identity())
     secret = new_secret()
     contents = list(dataset_contents(recipe.source(), progress=progress))
-    leaves = [
+    leaves = _sample_leaves(secret, contents)
+    if len(leaves) < recipe.batch:
+        raise UsageError(f"{len(leaves)} samples do not fill a batch of {recipe.batch}")
+    manifest = _manifest(recipe, terms, connection.policy, leaves, post_hoc=post_hoc, parent=parent)
+    chain = connection.ledger.identity()
+    return RunFolder.create(
+        folder,
+        manifest=manifest,
+        secret=secret,
+        settings=_settings(recipe, terms, connection.policy),
+        leaves=leaves,
+        contents=contents,
+        place=Place(chain_id=chain.chain_id, contract=chain.contract) if post_hoc else None,
+        parent=(parent.stored, parent.fetch) if parent is not None else None,
+    )
+
+
+def _require_verifiers(terms: Terms) -> None:
+    if not terms.verifiers:
+        raise UsageError("no verifier is eligible", hint="give the public card of at least one with --verifier")
+    for verifier in terms.verifiers:
+        require_sealable(verifier.recipient)
+
+
+def _sample_leaves(secret: bytes, contents: Sequence[tuple[bytes, int]]) -> list[bytes]:
+    """The leaf hashes of the data set, each under a salt of its own, from (content, length) of the samples."""
+    return [
         hashes.sample_leaf(hashes.sample_salt(secret, index), SampleLeaf(index=index, length=length, content=content))
         for index, (content, length) in enumerate(contents)
     ]
-    if len(leaves) < recipe.batch:
-        raise UsageError(f"{len(leaves)} samples do not fill a batch of {recipe.batch}")
-    manifest = Manifest(
-        recipe=name,
+
+
+def _manifest(
+    recipe: Recipe, terms: Terms, policy: Policy, leaves: list[bytes], *, post_hoc: bool, parent: FoundParent | None
+) -> Manifest:
+    """What is registered of the run. A post hoc one chooses its seed here."""
+    return Manifest(
+        recipe=recipe_name(recipe),
         recipe_source=type(recipe).source_digest(),
         configuration=configuration_digest(recipe.configuration()),
         preprocessing=None,
@@ -106,27 +134,20 @@ def prepare(
         clear_openings=terms.clear_openings,
         parent=parent.named if parent is not None else None,
         seed=new_secret() if post_hoc else None,
-        confirmations=connection.policy.confirmations if connection.policy.finality == "confirmations" else 0,
+        confirmations=policy.confirmations if policy.finality == "confirmations" else 0,
     )
-    settings = Settings(
-        recipe=name,
+
+
+def _settings(recipe: Recipe, terms: Terms, policy: Policy) -> Settings:
+    """What this machine remembers of the run; nobody else is told."""
+    return Settings(
+        recipe=recipe_name(recipe),
         configuration=recipe.configuration(),
         data=terms.data,
-        rpc=connection.policy.rpc,
-        contract="0x" + connection.policy.contract.hex(),
+        rpc=policy.rpc,
+        contract="0x" + policy.contract.hex(),
         key=terms.key,
         device=recipe.device,
-    )
-    chain = connection.ledger.identity()
-    return RunFolder.create(
-        folder,
-        manifest=manifest,
-        secret=secret,
-        settings=settings,
-        leaves=leaves,
-        contents=contents,
-        place=Place(chain_id=chain.chain_id, contract=chain.contract) if post_hoc else None,
-        parent=(parent.stored, parent.fetch) if parent is not None else None,
     )
 
 
