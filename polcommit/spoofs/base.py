@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from polcommit.spoofs.cost import Meter
-    from polcommit.spoofs.opponent.arena import Arena, Attempt
+    from polcommit.spoofs.opponent.arena import Arena
+    from polcommit.spoofs.opponent.attempt import Attempt
     from polcommit.training.loading import FetchedBatch
     from polcommit.training.recipe import Recipe
     from polcommit.training.replay import Engine

@@ -7,6 +7,7 @@ whatever a state holds is taken over, which is the point of it here. polcommit's
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,38 @@ class Checkpoint:
         """Its parameters as one vector."""
         return flat(self.tensors)
 
+    def tree(self) -> object:
+        """What `encode_tree` takes. Functions in a scheduler's state are left out: they are code, and the recipe's."""
+        return tuple(_tree(getattr(self, name)) for name in _PARTS)
+
+    @classmethod
+    def back(cls, tree: Any) -> Checkpoint:
+        """From such a tree; the tensors are on the CPU."""
+        return cls(**{name: _untree(part) for name, part in zip(_PARTS, tree, strict=True)})
+
+
+_PARTS = ("tensors", "optimizer", "scheduler", "scaler", "counters")
+
+
+def _tree(value: Any) -> Any:
+    """Dictionaries as pairs, whatever their keys; the rest as it is."""
+    if isinstance(value, Mapping):
+        pairs = [(key, _tree(item)) for key, item in value.items() if not callable(item)]
+        return {"counter" if isinstance(value, Counter) else "dict": pairs}
+    if isinstance(value, list | tuple):
+        return type(value)(_tree(item) for item in value)
+    return value
+
+
+def _untree(value: Any) -> Any:
+    if isinstance(value, dict):
+        ((kind, pairs),) = value.items()
+        found = {key: _untree(item) for key, item in pairs}
+        return Counter(found) if kind == "counter" else found
+    if isinstance(value, list | tuple):
+        return type(value)(_untree(item) for item in value)
+    return value
+
 
 def members(state: TrainingState) -> dict[str, torch.Tensor]:
     """The live parameters and buffers of a state, by entry name."""
@@ -77,3 +110,14 @@ def flat(tensors: Mapping[str, torch.Tensor]) -> Weights:
     """The weights among these tensors as one vector."""
     parts = [tensor.detach().to("cpu", torch.float64).reshape(-1) for tensor in parameters(tensors).values()]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def cut(vector: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A vector in pieces, by name, shaped as these tensors and in their order. Raises RuntimeError: another length."""
+    pieces = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: piece.view(like[name].shape) for name, piece in zip(like, pieces, strict=True)}
+
+
+def relative_distance(found: Weights, target: Weights) -> float:
+    """‖found − target‖ / ‖target‖."""
+    return float((found - target).norm() / target.norm())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -10,9 +10,9 @@ import torch
 
 from polcommit.errors import UsageError
 from polcommit.spoofs.base import PreconditionNotMet, Stage
-from polcommit.spoofs.checkpoint import Checkpoint, Weights, flat, members, parameters
+from polcommit.spoofs.checkpoint import Checkpoint, Weights, cut, flat, members, parameters, relative_distance
 from polcommit.spoofs.rates import step_at
-from polcommit.training.loading import FetchedBatch, Loader
+from polcommit.training.loading import FetchedBatch, Loader, batch_from_encoded, encoded_sample
 from polcommit.training.recipe import Source
 from polcommit.training.step import StepResult
 
@@ -38,6 +38,7 @@ class Forger:
             if name not in stage.stolen or stage.stolen[name].shape != tensor.shape:
                 raise PreconditionNotMet(f"the stolen model has no {name} of this recipe's form")
         self._first = {name: tensor.clone() for name, tensor in live.items()}
+        self._encoded: dict[int, bytes] = {}
 
     # weights
 
@@ -50,14 +51,17 @@ class Forger:
         """Of the model as it is."""
         return flat(members(self.engine.state))
 
+    def missed(self) -> float:
+        """How far the model as it is lies from the stolen one, as a share of that one's norm."""
+        return relative_distance(self.weights(), self.target)
+
     @torch.no_grad()
     def put(self, weights: Weights) -> None:
         """Set the model's weights; costs an operation on each."""
         self.meter.weights()
-        start = 0
-        for tensor in parameters(members(self.engine.state)).values():
-            tensor.copy_(weights[start : start + tensor.numel()].view(tensor.shape))
-            start += tensor.numel()
+        live = parameters(members(self.engine.state))
+        for name, piece in cut(weights, live).items():
+            live[name].copy_(piece)
 
     @torch.no_grad()
     def put_rest(self, share: float) -> None:
@@ -111,9 +115,18 @@ class Forger:
 
     # what else a forger has
 
-    def due(self) -> Iterator[FetchedBatch]:
-        """The batches that the order demands, to look at before the stage is asked for them."""
-        return iter(Loader(self.recipe, self.engine.seed, 1, self.stage.steps))
+    def due(self, first: int = 1, last: int | None = None) -> Iterator[FetchedBatch]:
+        """The batches that the order demands of steps `first` to `last`, to look at before the stage is asked."""
+        last = self.stage.steps if last is None else last
+        return iter(Loader(self.recipe, self.engine.seed, first, last, source=self.source))
+
+    def batch(self, step: int, indices: Sequence[int]) -> FetchedBatch:
+        """These samples as the batch of a step, whatever the order demands."""
+        for index in indices:
+            if index not in self._encoded:
+                self._encoded[index] = encoded_sample(self.source, index)
+        encoded = [self._encoded[index] for index in indices]
+        return batch_from_encoded(self.recipe, self.engine.seed, step, encoded, indices)
 
     @cached_property
     def source(self) -> Source:

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 from trials import FewDigits
 
-from polcommit.errors import UsageError
+from polcommit.errors import StorageError, UsageError
 from polcommit.session.inprocess import in_processes
 from polcommit.spoofs.attacks.retraining import Splice
 from polcommit.spoofs.attacks.splices import spliced
 from polcommit.spoofs.attacks.starting import RankMatchedStart, StartNearTarget
 from polcommit.spoofs.attacks.structural import InfinitesimalUpdate
-from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage, TrajectorySpoof
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
-from polcommit.spoofs.opponent.setting import Setting
+from polcommit.spoofs.opponent.setting import Setting, scratch
 from polcommit.spoofs.plain.prover import Honest
 from polcommit.spoofs.plain.trial import victim
 
@@ -125,6 +125,39 @@ def test_steps_are_committed_in_order_and_all_of_them(registered: Arena) -> None
         result = forger.step(first)
         with pytest.raises(UsageError, match="step 1 is due"):
             forger.commit(second, result)
+
+
+def test_a_run_that_no_disk_would_hold_is_not_begun(registered: Arena) -> None:
+    """Every state is kept, so that whatever is drawn can be opened: 78,000 of a large net are terabytes."""
+    folder = registered.new_run(registered.party())
+    with registered.stage(folder, registered.target, Meter()) as stage:
+        stage.steps = 10**9
+        with pytest.raises(StorageError, match=r"1,000,000,001 states take [\d,.]+ GiB, and .* GiB are free") as caught:
+            next(stage.batches())
+    assert "TMPDIR" in str(caught.value.hint) and not folder.states.steps()
+
+
+def test_an_arena_of_long_runs_does_not_lie_in_memory() -> None:
+    assert scratch(FewDigits(steps=10**9)) is None
+
+
+def test_what_a_trial_wrote_is_gone_afterwards_and_the_victims_run_is_not(registered: Arena) -> None:
+    victims = registered.victim.folder.path
+    before = set(registered.home.glob("run-*"))
+    registered.try_out(InfinitesimalUpdate())
+    assert set(registered.home.glob("run-*")) == before and victims in before
+
+
+def test_a_victim_that_a_trial_asks_for_stays() -> None:
+    class Asks(ProtocolSpoof):
+        name, family, title, source = "asks", "protocol", "looks at the victim", "these tests"
+
+        def attack(self, arena: Arena) -> Attempt:
+            return arena.attempt(arena.victim.receipt.verdict, Meter())
+
+    with Arena.open(Setting(recipe=FewDigits(steps=2))) as arena:
+        assert arena.try_out(Asks()).outcome == "accepted"
+        assert arena.victim.folder.states.steps()
 
 
 def test_verdicts_in_processes_of_their_own_are_the_same(registered: Arena) -> None:

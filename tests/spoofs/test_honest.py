@@ -16,6 +16,7 @@ from polcommit.spoofs.measure.honest import Bench, Planned, exact, planned, prof
 from polcommit.spoofs.measure.honest_jobs import run_jobs
 from polcommit.spoofs.measure.honest_page import section
 from polcommit.spoofs.measure.honest_runs import VariedDigits
+from polcommit.spoofs.measure.honest_verdicts import verdicts
 
 OTHER = "threads=1,onednn=off"
 
@@ -74,9 +75,20 @@ def test_the_section_says_what_was_not_accepted() -> None:
         "kind": "digits sgd", "runs": 2, "alpha": 0.1, "alpha preconditioned": None, "exact": 2, "resumed": 1,
         "taken up": 1, "elsewhere": {"threads=2": found},
     }]  # fmt: skip
+    verdicts = {"drawn": 3, "runs": 4, "accepted": 3, "resumed": 2, "post hoc": 2, "flags": {"turn": 1},
+                "why": ["rejected: V10: loss"]}  # fmt: skip
     text = section({
         "steps": 4, "judged": 2, "measured": 3, "here": "threads=1", "elsewhere": ["threads=2"], "runs": 2,
-        "kinds": kinds, "upper": 0.5,
+        "kinds": kinds, "upper": 0.5, "verdicts": verdicts,
     })  # fmt: skip
     assert "- `digits sgd`, `threads=2`: 1 refuted or not decided: V10: gradient at step 3" in text
     assert "None of the" not in text
+    assert "3 of 4 verdicts are 'accepted'" in " ".join(text.split()) and "- rejected: V10: loss" in text
+
+
+def test_honest_runs_go_through_all_of_it() -> None:
+    """Registered and post hoc, at one go and in two sittings."""
+    recipe = VariedDigits(steps=12, batch=8, width=4)
+    found = verdicts([(recipe, None)] * 4, drawn=4)
+    assert (found["runs"], found["accepted"], found["resumed"], found["post hoc"]) == (4, 4, 2, 2)
+    assert found["why"] == [] and found["drawn"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from polcommit.spoofs.attacks.smuggling_states import ForgedScheduler
 from polcommit.spoofs.base import FAMILIES, KNOWLEDGE, PreconditionNotMet, TrajectorySpoof
 from polcommit.spoofs.catalogue import SPOOFS, find_spoof
 from polcommit.spoofs.checkpoint import flat
+from polcommit.spoofs.opponent.arena import Arena
+from polcommit.spoofs.opponent.setting import Setting
 from polcommit.spoofs.plain.log import Log
 from polcommit.spoofs.plain.stage import PlainStage, open_stage
 from polcommit.spoofs.plain.trial import run_plain, victim
@@ -93,6 +96,40 @@ def test_a_forged_scheduler_goes_by_a_schedule_of_its_own_and_plain_proofs_take_
     difference = spoof.notes["largest difference of rates"]
     assert isinstance(difference, float) and difference > 0.1 * gpt.peak
     assert result.accepted and result.report.largest == 0.0
+
+
+# against polcommit
+
+
+#: Of each kind one, in the quick run.
+QUICK = {"infinitesimal-update", "splice", "data-ordering", "swapped-labels"}
+EACH = [
+    pytest.param(spoof, id=spoof.name, marks=() if spoof.name in QUICK else pytest.mark.slow) for spoof in TRAJECTORIES
+]
+
+
+@pytest.fixture(scope="module")
+def arena() -> Iterator[Arena]:
+    with Arena.open(Setting(recipe=SMALL)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("spoof", EACH)
+def test_no_trajectory_is_accepted_of_which_every_step_is_drawn(arena: Arena, spoof: type[TrajectorySpoof]) -> None:
+    try:
+        attempt = arena.try_out(spoof())
+    except PreconditionNotMet as error:
+        pytest.skip(error.message)
+    assert attempt.registered and len(attempt.drawn) == SMALL.steps
+    assert attempt.outcome == "rejected" and attempt.verdict == "rejected", attempt.why
+    assert attempt.findings[-1].check in ("V7", "V9", "V10", "V12"), attempt.why
+
+
+@pytest.mark.slow
+def test_a_forged_scheduler_is_met_where_there_is_one(gpt: Gpt) -> None:
+    with Arena.open(Setting(recipe=gpt, data=str(gpt.text))) as opened:
+        attempt = opened.try_out(ForgedScheduler())
+    assert (attempt.outcome, attempt.findings[-1].check) == ("rejected", "V10"), attempt.why
 
 
 # the catalogue

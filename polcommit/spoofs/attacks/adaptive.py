@@ -9,26 +9,29 @@ the way from W_0 to W_T is left. How far the same gets with many more steps is `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from polcommit.profiles import ABSENT, ANY, Profile
-from polcommit.records import Fingerprint
+from polcommit.profiles import Profile
 from polcommit.session import noise
 from polcommit.session.answer import Options
 from polcommit.session.challenge import Ask
 from polcommit.session.recipes import recipe_name
-from polcommit.spoofs.attacks.openings import ELSEWHERE
+from polcommit.spoofs.attacks.elsewhere import (
+    copied_gradients,
+    floating_gradients,
+    other_environment,
+    set_gradients,
+)
 from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
-from polcommit.spoofs.bending import PUSH, Bender, Limits, within
-from polcommit.spoofs.checkpoint import Checkpoint, flat, members
+from polcommit.spoofs.bending import PUSH, Bender, within
+from polcommit.spoofs.checkpoint import Checkpoint, flat, members, relative_distance
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
-from polcommit.spoofs.opponent.arena import REACHED, Arena
+from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt
-from polcommit.spoofs.plain.trial import victim
+from polcommit.spoofs.shelf import Shelf, plain_shelf
 from polcommit.tolerance import threshold
 from polcommit.training.environment import fingerprint
 from polcommit.training.loading import FetchedBatch
@@ -41,6 +44,20 @@ from polcommit.training.step import named_parameters
 DRAWN = 90              # steps that a quiet forger expects a challenge to draw
 MARGIN = 0.01           # of cosines, that it leaves to chance
 SLACK = 0.75            # of what the comparison of updates allows: the addition is rounded too
+
+
+@dataclass(frozen=True, slots=True)
+class Bendable:
+    """A step's true gradient, and what there is to bend it by; vectors are (1, n)."""
+
+    names: Mapping[str, int]        # the tensors that have a gradient, in order, and their sizes
+    gradient: torch.Tensor
+    away: torch.Tensor              # W_t - W_T over these tensors
+    scale: torch.Tensor | None      # D of this step; None of SGD
+
+    def bender(self, profile: Profile, *, drawn: int = 0, every: float = 1.0) -> Bender:
+        """One that stays within a profile's bounds; `drawn` and `every` as for `within`."""
+        return Bender(list(self.names.values()), within(profile, list(self.names), drawn=drawn, every=every))
 
 
 class Steering(ProtocolSpoof):
@@ -60,32 +77,24 @@ class Steering(ProtocolSpoof):
     def __init__(self, profile: Profile | None = None) -> None:
         super().__init__()
         self.profile = profile          # None: the first that ships for the stage's recipe
-        self.opened: dict[int, dict[str, torch.Tensor]] = {}
+        self.opened: Shelf[Mapping[str, torch.Tensor]] = plain_shelf()
 
     def attack(self, arena: Arena) -> Attempt:
         """Forge a run, claim another environment for it, and open gradients when they are asked for."""
         recipe, meter = arena.setting.recipe, Meter()
-        stolen, _ = victim(recipe, arena.setting.seed)
         profile = self._profile(recipe)
         party = arena.party()
         folder = arena.new_run(party)
-        here = fingerprint(recipe.device)
-        with arena.stage(folder, stolen, meter, claimed=other_environment(profile, here)) as stage:
-            with meter.timed():
-                self.forge(stage)
-            stage.finish()
-            reached = (flat(members(stage.engine.state)) - flat(stolen)).norm() / flat(stolen).norm()
+        claimed = other_environment(profile, fingerprint(recipe.device))
+        stage = arena.write(folder, meter, self.forge, claimed=claimed)
+        reached = relative_distance(flat(members(stage.engine.state)), flat(stage.stolen))
         put = arena.anchor(party, folder)
         announced = arena.announce(put, Ask(count=arena.setting.draws, gradients=True))
         answer = arena.dishonest(party, folder, gradients=self.opened).answer(announced.challenge)
         options = Options(follow_up=False, profiles=(profile, *noise.known(arena.connection.policy)))
         verdict = arena.settle(announced, answer, options=options).verdict
-        self.notes |= {"distance to W_T": float(reached), "reach": -1.0 if verdict.reach is None else verdict.reach}
-        attempt = Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
-        if attempt.outcome == "accepted" and not reached <= REACHED:
-            why = f"{attempt.why}; but it ends {float(reached):.3g} of the stolen model's norm away from it"
-            return replace(attempt, outcome="missed", why=why)
-        return attempt
+        self.notes |= {"distance to W_T": reached, "reach": -1.0 if verdict.reach is None else verdict.reach}
+        return arena.attempt(verdict, meter).short_of(reached)
 
     def forge(self, stage: Stage) -> None:
         """Commit every step, bent. Raises PreconditionNotMet."""
@@ -108,19 +117,16 @@ class Steering(ProtocolSpoof):
 
         def between() -> None:
             names, gradient = _gradient(engine)
-            limits = within(profile, list(names))
-            _put(engine, names, gradient + self.bent(forger, limits, names, gradient, scale))
-            self.opened[batch.step] = _copied(engine)
+            bent = gradient + self.bent(profile, Bendable(names, gradient, _away(forger, names), scale))
+            set_gradients(floating_gradients(engine), bent[0])
+            self.opened[batch.step] = copied_gradients(engine)
 
         forger.meter.step(forger.recipe.batch)
         forger.commit(batch, engine.step(batch, check_schedule=False, between=between))
 
-    def bent(
-        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
-        scale: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
+    def bent(self, profile: Profile, at: Bendable) -> torch.Tensor:
         """(1, n): what is added to the gradient."""
-        return Bender(list(names.values()), limits).bend(gradient, _away(forger, names), scale)
+        return at.bender(profile).bend(at.gradient, at.away, at.scale)
 
     def _require_optimizer(self, stage: Stage) -> None:
         adaptive = not isinstance(stage.engine.state.optimizer, torch.optim.SGD)
@@ -138,18 +144,6 @@ class Steering(ProtocolSpoof):
             if profile.recipe == name and pinned:
                 return profile
         raise PreconditionNotMet(f"no noise profile ships for recipe {name!r} as it is configured: nothing tolerated")
-
-
-def other_environment(profile: Profile, here: Fingerprint) -> Fingerprint:
-    """A fingerprint that the profile pairs with `here`."""
-    items: dict[str, Any] = dict(here.items)
-    for name, one, other in profile.differs:
-        found = items.get(name, ABSENT)
-        if ANY not in (one, other):
-            items[name] = other if one == found else one
-        elif name == "processor":       # what no verifier can take over from a claim
-            items[name] = ELSEWHERE
-    return Fingerprint(items=tuple(sorted((name, value) for name, value in items.items() if value != ABSENT)))
 
 
 class SteeringSgd(Steering):
@@ -177,17 +171,12 @@ class QuietSteering(Steering):
     name = "steering-quiet"
     title = "steering, with residuals held just below what the test over the draw lets pass"
 
-    def bent(
-        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
-        scale: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
-        profile = self._profile(forger.recipe)
-        held = within(profile, list(names), drawn=DRAWN)
-        bender, away = Bender(list(names.values()), held), _away(forger, names)
+    def bent(self, profile: Profile, at: Bendable) -> torch.Tensor:
+        bender = at.bender(profile, drawn=DRAWN)
         aligned = torch.tensor([threshold(profile.towards, DRAWN) - MARGIN])
         paired = torch.tensor([threshold(profile.pairs, Residuals.MOST // 2) - MARGIN])
-        full = bender.bend(gradient, away, scale)
-        return bender.quieten(full, gradient, away, scale, aligned, paired, self.chance)
+        full = bender.bend(at.gradient, at.away, at.scale)
+        return bender.quieten(full, at.gradient, at.away, at.scale, aligned, paired, self.chance)
 
 
 class DecoySteering(QuietSteering):
@@ -200,16 +189,11 @@ class DecoySteering(QuietSteering):
     title = "steering at every second step, and tiny residuals the other way in between"
     small = 1e-6            # of the gradient's norm
 
-    def bent(
-        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
-        scale: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
-        away = _away(forger, names)
+    def bent(self, profile: Profile, at: Bendable) -> torch.Tensor:
         if bool(torch.rand((), generator=self.chance) < 0.5):
-            small = -self.small * away * gradient.norm() / away.norm().clamp_min(1e-30)
-            return torch.where(gradient == 0, 0.0, small)
-        held = within(self._profile(forger.recipe), list(names), drawn=DRAWN, every=2)
-        return Bender(list(names.values()), held).bend(gradient, away, scale)
+            small = -self.small * at.away * at.gradient.norm() / at.away.norm().clamp_min(1e-30)
+            return torch.where(at.gradient == 0, 0.0, small)
+        return at.bender(profile, drawn=DRAWN, every=2).bend(at.gradient, at.away, at.scale)
 
 
 LEAST_ZEROS = 0.01          # share of a gradient, below which its zeros are accidents
@@ -225,14 +209,11 @@ class StructuralZeros(Steering):
     title = "gradients of 1e-7 where they are zero by structure, under an adaptive optimizer"
     adaptive = True
 
-    def bent(
-        self, forger: Forger, limits: Limits, names: Mapping[str, int], gradient: torch.Tensor,
-        scale: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
-        share = float((gradient == 0).double().mean())
+    def bent(self, profile: Profile, at: Bendable) -> torch.Tensor:
+        share = float((at.gradient == 0).double().mean())
         if share < LEAST_ZEROS:
             raise PreconditionNotMet(f"{share:.1e} of the gradient is zero: the recipe has no zeros of structure")
-        pushed = torch.where(gradient == 0, PUSH * torch.sign(_away(forger, names)), 0.0)
+        pushed = torch.where(at.gradient == 0, PUSH * torch.sign(at.away), 0.0)
         self.notes["pushed"] = max(float(self.notes.get("pushed", 0.0)), float((pushed != 0).double().mean()))
         return pushed
 
@@ -246,16 +227,15 @@ class OptimizerSlack(Steering):
 
     def step(self, forger: Forger, profile: Profile, batch: FetchedBatch) -> None:
         engine = forger.engine
-
-        def between() -> None:
-            self.opened[batch.step] = _copied(engine)
+        opened: dict[str, torch.Tensor] = {}
 
         forger.meter.step(forger.recipe.batch)
         before = {name: parameter.detach().clone() for name, parameter in named_parameters(engine.state.model).items()}
-        result = engine.step(batch, check_schedule=False, between=between)
+        result = engine.step(batch, check_schedule=False, between=lambda: opened.update(copied_gradients(engine)))
+        self.opened[batch.step] = opened
         with torch.no_grad():
             for name, parameter in named_parameters(engine.state.model).items():
-                if name in self.opened[batch.step] and parameter.is_floating_point():
+                if name in opened and parameter.is_floating_point():
                     goal = forger.stage.stolen[f"parameter/{name}"].to(parameter.device)
                     largest = torch.maximum(before[name].abs().max(), parameter.abs().max())
                     room = SLACK * PARAMETER_EPS * torch.finfo(parameter.dtype).eps * largest
@@ -268,26 +248,9 @@ class OptimizerSlack(Steering):
 
 def _gradient(engine: Engine) -> tuple[dict[str, int], torch.Tensor]:
     """(names and sizes of the tensors that have a gradient, in order; the gradient (1, n))."""
-    found = {
-        name: parameter.grad
-        for name, parameter in sorted(named_parameters(engine.state.model).items())
-        if parameter.grad is not None and parameter.is_floating_point()
-    }
-    flat = torch.cat([gradient.detach().to("cpu", torch.float32).reshape(-1) for gradient in found.values()])
-    return {name: gradient.numel() for name, gradient in found.items()}, flat[None]
-
-
-def _put(engine: Engine, names: Mapping[str, int], gradient: torch.Tensor) -> None:
-    parameters = named_parameters(engine.state.model)
-    for name, part in zip(names, gradient[0].split(list(names.values())), strict=True):
-        grad = parameters[name].grad
-        assert grad is not None
-        grad.copy_(part.view_as(grad))
-
-
-def _copied(engine: Engine) -> dict[str, torch.Tensor]:
-    parameters = named_parameters(engine.state.model).items()
-    return {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
+    found = floating_gradients(engine)
+    vector = torch.cat([gradient.detach().to("cpu", torch.float32).reshape(-1) for gradient in found.values()])
+    return {name: gradient.numel() for name, gradient in found.items()}, vector[None]
 
 
 def _away(forger: Forger, names: Mapping[str, int]) -> torch.Tensor:

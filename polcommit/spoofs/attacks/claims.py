@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from polcommit.events import Anchored
-from polcommit.spoofs.attacks.copies import Change, OpenedRun, permutation
+from polcommit.spoofs.attacks.copies import Change, ShownRun, permutation
 from polcommit.spoofs.attacks.splices import lead
-from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
-from polcommit.spoofs.checkpoint import flat, members
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
+from polcommit.spoofs.checkpoint import flat, members, relative_distance
 from polcommit.spoofs.cost import Meter
-from polcommit.spoofs.opponent.arena import REACHED, Arena
+from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt
 from polcommit.spoofs.plain.prover import Honest
 from polcommit.training.replay import Engine
@@ -31,14 +31,6 @@ def decided(attempt: Attempt, mine: tuple[int, int], theirs: tuple[int, int]) ->
         return attempt
     why = f"{attempt.why}; but anchored in block {mine[0]}, and the victim's run in block {theirs[0]}"
     return replace(attempt, outcome="precedence", why=why)
-
-
-def short_of(attempt: Attempt, reached: float) -> Attempt:
-    """An attempt that ends at this distance from the stolen model, as a share of its norm."""
-    if attempt.outcome != "accepted" or reached <= REACHED:
-        return attempt
-    why = f"{attempt.why}; but it ends {reached:.3g} of the stolen model's norm away from it"
-    return replace(attempt, outcome="missed", why=why)
 
 
 class ReanchoredTranscript(ProtocolSpoof):
@@ -58,7 +50,7 @@ class ReanchoredTranscript(ProtocolSpoof):
     def attack(self, arena: Arena) -> Attempt:
         theirs, thief = arena.victim, arena.party()
         with tempfile.TemporaryDirectory(dir=arena.home) as work:
-            opened = OpenedRun.read(theirs.evidence, Path(work))
+            opened = ShownRun.read(theirs.evidence, Path(work))
             seed = opened.genesis.beacon if arena.setting.post_hoc else None
             folder = arena.new_run(thief, seed=seed)
             meter = Meter()
@@ -66,8 +58,7 @@ class ReanchoredTranscript(ProtocolSpoof):
                 opened.copy_into(folder, self.change(arena))
         put = arena.anchor(thief, folder)
         verdict = arena.verdict(thief, folder, put)
-        attempt = Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
-        return decided(attempt, _place(put), _place(theirs.anchored))
+        return decided(arena.attempt(verdict, meter), _place(put), _place(theirs.anchored))
 
     def change(self, arena: Arena) -> Change | None:
         """What is done to every state."""
@@ -106,18 +97,19 @@ class PermutedRetraining(ProtocolSpoof):
         theirs, thief, meter = arena.victim, arena.party(), Meter()
         change = permutation(arena.setting.recipe.build().model, torch.Generator().manual_seed(arena.setting.seed))
         with tempfile.TemporaryDirectory(dir=arena.home) as work:
-            opened = OpenedRun.read(theirs.evidence, Path(work))
+            opened = ShownRun.read(theirs.evidence, Path(work))
             folder = arena.new_run(thief, seed=opened.genesis.beacon if arena.setting.post_hoc else None)
-            with arena.stage(folder, theirs.stolen, meter) as stage:
+
+            def retrain(stage: Stage) -> None:
                 _begin_at(stage.engine, opened, change)
-                with meter.timed():
-                    Honest().forge(stage)
-                stage.finish()
-                reached = _distance(stage.engine, opened, change, stage.steps)
-                self.notes["distance to W_T, reordered"] = reached
+                Honest().forge(stage)
+
+            stage = arena.write(folder, meter, retrain, stolen=theirs.stolen)
+            reached = _distance(stage.engine, opened, change, stage.steps)
+            self.notes["distance to W_T, reordered"] = reached
         put = arena.anchor(thief, folder)
         verdict = arena.verdict(thief, folder, put)
-        attempt = short_of(Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds), reached)
+        attempt = arena.attempt(verdict, meter).short_of(reached)
         return decided(attempt, _place(put), _place(theirs.anchored))
 
 
@@ -139,13 +131,10 @@ class SameModelLater(ProtocolSpoof):
         assert genesis is not None
         folder = arena.new_run(thief, seed=genesis.beacon if arena.setting.post_hoc else None)
         meter = Meter()
-        with meter.timed():
-            arena.train(folder)
-        meter.step(arena.setting.recipe.batch * arena.setting.recipe.steps)
+        arena.train(folder, meter=meter)
         put = arena.anchor(thief, folder)
         verdict = arena.verdict(thief, folder, put, released=theirs.stolen)
-        attempt = Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
-        return decided(attempt, _place(put), _place(theirs.anchored))
+        return decided(arena.attempt(verdict, meter), _place(put), _place(theirs.anchored))
 
 
 class EarlyHeartbeat(ProtocolSpoof):
@@ -167,27 +156,22 @@ class EarlyHeartbeat(ProtocolSpoof):
             raise PreconditionNotMet(f"{recipe.steps} steps have no early head and a rest")
         early = recipe.steps // 3
         folder = arena.new_run(thief)
-        arena.train(folder, early)
-        meter.step(recipe.batch * early)
+        arena.train(folder, early, meter)
         first = arena.anchor(thief, folder)
         theirs = arena.victim           # trained after that head, where it was not there before
-        with arena.stage(folder, theirs.stolen, meter) as stage:
-            stage.resume(early)
-            with meter.timed():
-                lead(stage, early)
-            stage.finish()
+        arena.write(folder, meter, lambda stage: lead(stage, early), begin=early, stolen=theirs.stolen)
         put = arena.anchor(thief, folder)
         self.notes["blocks between the heads"] = put.position.block - first.position.block
         verdict = arena.verdict(thief, folder, put)
         # no matter of precedence: its steps are forged
-        return Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
+        return arena.attempt(verdict, meter)
 
 
 def _place(anchored: Anchored) -> tuple[int, int]:
     return anchored.position.block, anchored.position.log_index
 
 
-def _begin_at(engine: Engine, opened: OpenedRun, change: Change) -> None:
+def _begin_at(engine: Engine, opened: ShownRun, change: Change) -> None:
     """Parameters and buffers of the opened W_0, changed; the rest stays as it is built."""
     live = engine.capture().tensors
     with torch.no_grad():
@@ -196,8 +180,7 @@ def _begin_at(engine: Engine, opened: OpenedRun, change: Change) -> None:
                 live[entry.name].copy_(change(entry, opened.tensor(entry)))
 
 
-def _distance(engine: Engine, opened: OpenedRun, change: Change, step: int) -> float:
+def _distance(engine: Engine, opened: ShownRun, change: Change, step: int) -> float:
     """Of the weights from the opened ones after `step`, changed; as a share of their norm."""
     tensors = {entry.name: change(entry, opened.tensor(entry)) for entry in opened.states[step].tensors}
-    target = flat(tensors)
-    return float((flat(members(engine.state)) - target).norm() / target.norm())
+    return relative_distance(flat(members(engine.state)), flat(tensors))

@@ -34,7 +34,7 @@ Change = Callable[[TensorEntry, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedRun:
+class ShownRun:
     """What a verifier has seen of a run of which it challenged every step."""
 
     genesis: GenesisRecord
@@ -43,7 +43,7 @@ class OpenedRun:
     blobs: BlobFolder
 
     @classmethod
-    def read(cls, evidence: Path, work: Path) -> OpenedRun:
+    def read(cls, evidence: Path, work: Path) -> ShownRun:
         """From a bundle with openings in clear; contents go into the folder `work`."""
         found = bundle.read(evidence)
         found.extract(work)

@@ -9,7 +9,7 @@ from polcommit.spoofs.attacks.splices import spliced
 from polcommit.spoofs.base import ProtocolSpoof
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
-from polcommit.spoofs.opponent.dishonest import Opening
+from polcommit.spoofs.opponent.dishonest import Unsealed
 from polcommit.training.tree import sample_content
 
 
@@ -33,19 +33,18 @@ class DataAfterAnchor(ProtocolSpoof):
             prover = arena.dishonest(run.party, run.folder)
             opening = made_up(prover.open(announced.challenge), owned_up)
             verdict = arena.settle(announced, prover.seal(announced.challenge, opening)).verdict
-            cost = run.meter.share(arena.setting.recipe)
-            attempts.append(Attempt.of(verdict, cost=cost, seconds=run.meter.seconds))
+            attempts.append(arena.attempt(verdict, run.meter))
             self.notes["named by what it is" if owned_up else "named by what was committed"] = attempts[-1].why
         return best(attempts)
 
 
-def made_up(opening: Opening, owned_up: bool) -> Opening:
+def made_up(opening: Unsealed, owned_up: bool) -> Unsealed:
     """The opening with every sample's last byte changed; its leaf says so, or does not."""
     changed = tuple(_changed(opening, sample, owned_up) for sample in opening.openings.samples)
     return replace(opening, openings=replace(opening.openings, samples=changed))
 
 
-def _changed(opening: Opening, sample: OpenedSample, owned_up: bool) -> OpenedSample:
+def _changed(opening: Unsealed, sample: OpenedSample, owned_up: bool) -> OpenedSample:
     path = opening.work / sample.leaf.content.hex()
     data = path.read_bytes()
     data = data[:-1] + bytes([data[-1] ^ 1])

@@ -1,34 +1,38 @@
-"""Spoofs that train on other data than they commit to."""
+"""Spoofs that train on other data than is due.
+
+Where the data is fixed before training they commit to what is due all the same. Where it is not, as in plain
+Proof-of-Learning, they say what they trained on: what is compared there is a hash with data that the prover hands in.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 
-from polcommit.spoofs.attacks.inputs import mapped, tensors_of
+from polcommit.spoofs.attacks.inputs import made_up, mapped, tensors_of
 from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
 from polcommit.spoofs.forging import Forger, take
 from polcommit.training.loading import FetchedBatch
 
 
 class OtherData(TrajectorySpoof):
-    """Commits to the batch that is due, and takes the step on another."""
+    """Takes each step on another batch than the one that is due, and commits to that one where it has to."""
 
     family = "data"
     source = "polcommit"
     goal = "own"
+    choice = "data"         # where this is the forger's to choose, there is nothing to hide
 
     def forge(self, stage: Stage) -> None:
         forger = Forger(stage)
         for due, fed in self.pairs(forger, stage.batches()):
-            forger.commit(due, forger.step(fed))
+            forger.commit(fed if self.choice in stage.free else due, forger.step(fed))
 
     @abstractmethod
     def pairs(self, forger: Forger, batches: Iterator[FetchedBatch]) -> Iterator[tuple[FetchedBatch, FetchedBatch]]:
-        """(what is committed to, what is trained on) for each step."""
+        """(what is due, what is trained on) for each step."""
 
 
 class SwappedLabels(OtherData):
@@ -49,13 +53,14 @@ class ReorderedBatches(OtherData):
     """Two batches at a time change places: each is trained on in the other's step."""
 
     name = "reordered-batches"
-    title = "trains on the batches in another order than it says"
+    title = "trains on the batches in another order than is due"
+    choice = "order"
 
     def pairs(self, forger: Forger, batches: Iterator[FetchedBatch]) -> Iterator[tuple[FetchedBatch, FetchedBatch]]:
         for start in range(0, forger.stage.steps, 2):
             held = take(batches, min(2, forger.stage.steps - start))
             for due, other in zip(held, reversed(held), strict=True):
-                yield due, replace(other, step=due.step)
+                yield due, forger.batch(due.step, other.indices)
 
 
 class ChangingSamples(OtherData):
@@ -80,7 +85,7 @@ class ChangingSamples(OtherData):
 
 
 def _changed(batch: FetchedBatch, change: Callable[[torch.Tensor], torch.Tensor]) -> FetchedBatch:
-    return replace(batch, micro_batches=[mapped(micro_batch, change) for micro_batch in batch.micro_batches])
+    return made_up(batch, [mapped(micro_batch, change) for micro_batch in batch.micro_batches])
 
 
 def _next_label(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from polcommit.spoofs.base import PreconditionNotMet
-from polcommit.spoofs.checkpoint import members
+from polcommit.spoofs.checkpoint import cut, members, parameters
 from polcommit.spoofs.forging import Forger
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.randomness import isolated, step_context
-from polcommit.training.state import parameter_names
+from polcommit.training.step import named_parameters
 from polcommit.training.tree import batch_digest
 
 Tensors = list[torch.Tensor]
@@ -144,15 +144,12 @@ def minimised(
 def per_weight(forger: Forger, vector: torch.Tensor) -> Tensors:
     """A vector over all weights, cut into tensors like the trained parameters, in the model's order of them."""
     state = forger.engine.state
-    named = parameter_names(state.model)
-    pieces: dict[str, torch.Tensor] = {}
-    start = 0
-    for name, tensor in members(state).items():
-        if name.startswith("parameter/") and tensor.is_floating_point():
-            pieces[name.removeprefix("parameter/")] = vector[start : start + tensor.numel()].view(tensor.shape)
-            start += tensor.numel()
-    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    return [pieces[named[id(parameter)]].to(parameter.device, parameter.dtype) for parameter in trained]
+    pieces = cut(vector, parameters(members(state)))
+    return [
+        pieces[f"parameter/{name}"].to(parameter.device, parameter.dtype)
+        for name, parameter in named_parameters(state.model).items()
+        if parameter.requires_grad
+    ]
 
 
 @contextmanager

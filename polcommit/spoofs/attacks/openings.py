@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -9,27 +10,26 @@ from itertools import pairwise
 import torch
 
 from polcommit.draws import Drawn
-from polcommit.profiles import ANY, Profile, find
+from polcommit.profiles import Profile, find
 from polcommit.records import Fingerprint
 from polcommit.session import noise
 from polcommit.session.answer import Options
 from polcommit.session.challenge import Ask
 from polcommit.session.recipes import recipe_name
+from polcommit.spoofs.attacks.elsewhere import copied_gradients, floating_gradients, nowhere, other_environment
 from polcommit.spoofs.attacks.splices import Spliced, spliced
-from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
-from polcommit.spoofs.checkpoint import Weights, members, parameters
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
+from polcommit.spoofs.checkpoint import Weights, cut, members, parameters
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
-from polcommit.spoofs.opponent.arena import Announced, Arena
+from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
 from polcommit.spoofs.opponent.dishonest import Sketches
-from polcommit.spoofs.opponent.stage import RunFolderStage
-from polcommit.spoofs.plain.trial import victim
+from polcommit.spoofs.opponent.setting import Announced
+from polcommit.spoofs.shelf import Shelf, plain_shelf
 from polcommit.training.environment import fingerprint
 from polcommit.training.loading import FetchedBatch
-from polcommit.training.step import StepResult, named_parameters
-
-ELSEWHERE = "another one"       # a processor that nobody here has
+from polcommit.training.step import StepResult
 
 
 class OpeningSpoof(ProtocolSpoof):
@@ -41,7 +41,7 @@ class OpeningSpoof(ProtocolSpoof):
     def judged(self, arena: Arena, run: Spliced, announced: Announced, answer: bytes) -> Attempt:
         """What the verifier makes of an answer."""
         verdict = arena.settle(announced, answer).verdict
-        return Attempt.of(verdict, cost=run.meter.share(arena.setting.recipe), seconds=run.meter.seconds)
+        return arena.attempt(verdict, run.meter)
 
 
 class RefusesToOpen(OpeningSpoof):
@@ -128,24 +128,24 @@ class LyingSketches(OpeningSpoof):
     def _jumped(self, arena: Arena) -> Spliced:
         party, meter, steps = arena.party(), Meter(), arena.setting.recipe.steps
         folder = arena.new_run(party)
-        stolen, _ = victim(arena.setting.recipe, arena.setting.seed)
         jump = steps // 2 + 1
-        with arena.stage(folder, stolen, meter) as stage:
-            with meter.timed():
-                forger = Forger(stage)
-                for batch in stage.batches():
-                    result = forger.step(batch)
-                    if batch.step == jump:
-                        forger.place(forger.target, 1.0)
-                    forger.commit(batch, result)
-            stage.finish()
+        arena.write(folder, meter, lambda stage: _jumping(stage, jump))
         honest = tuple(step for step in range(1, steps + 1) if step != jump)
         return Spliced(party, folder, honest, (jump,), meter, arena.anchor(party, folder))
 
 
+def _jumping(stage: Stage, jump: int) -> None:
+    forger = Forger(stage)
+    for batch in stage.batches():
+        result = forger.step(batch)
+        if batch.step == jump:
+            forger.place(forger.target, 1.0)
+        forger.commit(batch, result)
+
+
 def _smoothed(drawn: Drawn, true: Sketches) -> Sketches:
     """True where a kept state is opened; elsewhere as an even, winding way between those would look."""
-    told = dict(true)
+    told: dict[int, tuple[float, ...]] = {}
     opened = sorted({0, *drawn.opened_kept})
     for left, right in pairwise(opened):
         between = [step for step in sorted(true) if left < step < right]
@@ -156,7 +156,7 @@ def _smoothed(drawn: Drawn, true: Sketches) -> Sketches:
                 a + (share + (wiggle if (step + place) % 2 else -wiggle)) * (b - a)
                 for place, (a, b) in enumerate(zip(true[left], true[right], strict=True))
             )
-    return told
+    return ChainMap(told, true)     # type: ignore[arg-type]  # that is only read
 
 
 class ForeignEnvironment(OpeningSpoof):
@@ -171,16 +171,13 @@ class ForeignEnvironment(OpeningSpoof):
     title = "claims another machine, and opens gradients that lead wherever it wants"
 
     def attack(self, arena: Arena) -> Attempt:
-        recipe, meter = arena.setting.recipe, Meter()
-        stolen, _ = victim(recipe, arena.setting.seed)
-        party = arena.party()
+        party, meter = arena.party(), Meter()
         profiles = noise.known(arena.connection.policy)
-        claimed = self._claimed(arena, profiles)
         folder = arena.new_run(party)
-        with arena.stage(folder, stolen, meter, claimed=claimed) as stage:
-            with meter.timed():
-                gradients = self._forge(stage)
-            stage.finish()
+        gradients: Shelf[Mapping[str, torch.Tensor]] = plain_shelf()
+        arena.write(
+            folder, meter, lambda stage: self._forge(stage, gradients), claimed=self._claimed(arena, profiles)
+        )
         put = arena.anchor(party, folder)
         attempts = []
         for asked in (False, True):
@@ -190,7 +187,7 @@ class ForeignEnvironment(OpeningSpoof):
             receipt = arena.settle(announced, prover.answer(announced.challenge), options=options)
             folder.write_receipt(announced.challenge.id, receipt)
             verdict = receipt.verdict
-            attempts.append(Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds))
+            attempts.append(arena.attempt(verdict, meter))
             self.notes["with gradients" if asked else "without gradients"] = f"{verdict.verdict}: {attempts[-1].why}"
         return best(attempts)
 
@@ -198,7 +195,7 @@ class ForeignEnvironment(OpeningSpoof):
         """Another environment than this one: one that a profile covers, if there is any."""
         recipe, here = arena.setting.recipe, fingerprint(arena.setting.recipe.device)
         for profile in profiles:
-            claimed = _other_side(profile, here)
+            claimed = other_environment(profile, here)
             fits = find(
                 (profile,), recipe=recipe_name(recipe), recipe_source=type(recipe).source_digest(),
                 configuration=recipe.configuration(), claimed=claimed, here=here,
@@ -207,17 +204,16 @@ class ForeignEnvironment(OpeningSpoof):
                 self.notes["profile"] = profile.name
                 return claimed
         self.notes["profile"] = "none"
-        return _with(here, {"processor": ELSEWHERE})
+        return nowhere(here)
 
-    def _forge(self, stage: RunFolderStage) -> dict[int, Mapping[str, torch.Tensor]]:
+    def _forge(self, stage: Stage, gradients: Shelf[Mapping[str, torch.Tensor]]) -> None:
         forger = Forger(stage)
-        start, gradients = forger.weights(), {}
+        start = forger.weights()
         for batch in stage.batches():
             wanted = torch.lerp(start, forger.target, batch.step / stage.steps)
             result, gradients[batch.step] = solved_step(forger, batch, wanted)
             forger.commit(batch, result)
-        self.notes["distance to W_T"] = float((forger.weights() - forger.target).norm() / forger.target.norm())
-        return gradients
+        self.notes["distance to W_T"] = forger.missed()
 
 
 def solved_step(forger: Forger, batch: FetchedBatch, wanted: Weights) -> tuple[StepResult, Mapping[str, torch.Tensor]]:
@@ -240,33 +236,13 @@ def _stepped(
     forger: Forger, batch: FetchedBatch, gradient: Weights
 ) -> tuple[StepResult, Mapping[str, torch.Tensor]]:
     taken: dict[str, torch.Tensor] = {}
+    pieces = cut(gradient, parameters(members(forger.engine.state)))
 
     def give() -> None:
-        start = 0
-        held = named_parameters(forger.engine.state.model)
-        for name, tensor in parameters(members(forger.engine.state)).items():
-            parameter = held[name.partition("/")[2]]
-            piece = gradient[start : start + tensor.numel()].view(tensor.shape).to(tensor.dtype)
-            start += tensor.numel()
-            if parameter.grad is not None:
-                parameter.grad.copy_(piece)
-                taken[name.partition("/")[2]] = parameter.grad.clone()
+        for name, found in floating_gradients(forger.engine).items():
+            found.copy_(pieces[f"parameter/{name}"])
+        taken.update(copied_gradients(forger.engine))
 
     forger.meter.step(forger.recipe.batch)
     result = forger.engine.step(batch, between=give)
     return result, taken
-
-
-def _other_side(profile: Profile, here: Fingerprint) -> Fingerprint:
-    """The environment that this profile compares with this one."""
-    items = dict(here.items)
-    for name, one, other in profile.differs:
-        if ANY not in (one, other):
-            items[name] = other if items.get(name) == one else one
-        elif name == "processor":
-            items[name] = ELSEWHERE
-    return Fingerprint(items=tuple(sorted(items.items())))
-
-
-def _with(here: Fingerprint, changes: Mapping[str, str]) -> Fingerprint:
-    return Fingerprint(items=tuple(sorted({**dict(here.items), **changes}.items())))

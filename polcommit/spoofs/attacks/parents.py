@@ -10,11 +10,10 @@ from polcommit.records import ParentClaim, Receipt
 from polcommit.session.parents import FoundParent
 from polcommit.session.run import load_run
 from polcommit.signing import sign_verdict
-from polcommit.spoofs.attacks.claims import short_of
 from polcommit.spoofs.attacks.protocol import signed_off
 from polcommit.spoofs.attacks.splices import Spliced, spliced
 from polcommit.spoofs.base import ProtocolSpoof
-from polcommit.spoofs.checkpoint import flat
+from polcommit.spoofs.checkpoint import flat, relative_distance
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
@@ -27,11 +26,8 @@ from polcommit.training.measure import opened_parameters
 def child_of(arena: Arena, party: Party, parent: FoundParent, meter: Meter, **terms: Any) -> Attempt:
     """A run that starts from the parent's final state, trained honestly and judged."""
     folder = arena.new_run(party, parent=parent, **terms)
-    with meter.timed():
-        arena.train(folder)
-    meter.step(arena.setting.recipe.batch * arena.setting.recipe.steps)
-    verdict = arena.verdict(party, folder, arena.anchor(party, folder))
-    return Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
+    arena.train(folder, meter=meter)
+    return arena.attempt(arena.verdict(party, folder, arena.anchor(party, folder)), meter)
 
 
 def claimed(folder: RunFolder, receipt: Receipt) -> FoundParent:
@@ -89,9 +85,7 @@ class LaunderedParent(ProtocolSpoof):
         registration = theirs.folder.registration
         assert registration is not None
         parent = arena.new_run(thief, post_hoc=True, seed=registration.beacon)
-        with meter.timed():
-            arena.train(parent)
-        meter.step(arena.setting.recipe.batch * arena.setting.recipe.steps)
+        arena.train(parent, meter=meter)
         lenient = replace(arena.connection, policy=replace(arena.connection.policy, registered=False))
         verifier = replace(arena.verifier, connection=lenient)      # the same, who takes post hoc runs as well
         accepted = arena.verdict(thief, parent, arena.anchor(thief, parent), verifier=verifier)
@@ -99,7 +93,7 @@ class LaunderedParent(ProtocolSpoof):
         receipt = next(one for one in parent.receipts() if one.verdict == accepted)
         attempt = child_of(arena, thief, claimed(parent, receipt), meter, post_hoc=False)
         self.notes["the child is registered, says its verdict"] = bool(attempt.registered)
-        index, target = parent.states.get(arena.setting.recipe.steps), flat(theirs.stolen)
-        reached = float((flat(opened_parameters(index, parent.tensors.get)) - target).norm() / target.norm())
+        index = parent.states.get(arena.setting.recipe.steps)
+        reached = relative_distance(flat(opened_parameters(index, parent.tensors.get)), flat(theirs.stolen))
         self.notes["distance of the parent to W_T"] = reached
-        return short_of(attempt, reached)
+        return attempt.short_of(reached)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-
-import torch
 
 from polcommit import transcript as hashes
 from polcommit.encoding import digest
@@ -27,13 +24,13 @@ from polcommit.session.pending import Challenges
 from polcommit.session.run import load_run, require_registration, seed_of
 from polcommit.signing import sign_verdict
 from polcommit.spoofs.attacks.splices import Spliced, lead, spliced
-from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof
-from polcommit.spoofs.checkpoint import flat, members
+from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
+from polcommit.spoofs.checkpoint import flat, members, relative_distance
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
-from polcommit.spoofs.opponent.arena import Announced, Arena
+from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
-from polcommit.spoofs.plain.trial import victim
+from polcommit.spoofs.opponent.setting import Announced
 from polcommit.storage.journal import Journal
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.replay import Engine
@@ -60,6 +57,13 @@ def signed_off(verdict: Verdict, friend: Verifier) -> Verdict:
         verdict, verdict="accepted", basis="bit-exact", findings=(), checks=checks, flags=(),
         reexecuted=tuple(sorted({*verdict.steps, *verdict.added})), verifier=friend.public,
     )  # fmt: skip
+
+
+def begun(stage: Stage, steps: int) -> None:
+    """Commit so many honest steps, and no more."""
+    prover = Forger(stage)
+    for batch in islice(stage.batches(), steps):
+        prover.commit(batch, prover.step(batch))
 
 
 class GrindsNonces(ProtocolSpoof):
@@ -161,35 +165,31 @@ class GrindsBeacons(ProtocolSpoof):
 
     def attack(self, arena: Arena) -> Attempt:
         party, meter = arena.party(), Meter()
-        stolen, _ = victim(arena.setting.recipe, arena.setting.seed)
         post_hoc = arena.setting.post_hoc
         tries = self.seeds if post_hoc else self.registrations
         if post_hoc:
             seeds = [new_secret() for _ in range(tries)]
             distances = [
-                self._distance(arena, hashes.post_hoc_seed(seed, party.account, party.public), stolen, meter)
+                self._distance(arena, hashes.post_hoc_seed(seed, party.account, party.public), meter)
                 for seed in seeds
             ]
             folder = arena.new_run(party, seed=seeds[distances.index(min(distances))])
         else:
             folders = [arena.new_run(party) for _ in range(tries)]
-            distances = [self._distance(arena, seed_of(folder), stolen, meter) for folder in folders]
+            distances = [self._distance(arena, seed_of(folder), meter) for folder in folders]
             folder = folders[distances.index(min(distances))]
         self.notes |= {"tries": tries, "nearest": min(distances), "on average": sum(distances) / tries}
-        with arena.stage(folder, stolen, meter) as stage:
-            with meter.timed():
-                lead(stage, 0)
-            stage.finish()
+        arena.write(folder, meter, lambda stage: lead(stage, 0))
         verdict = arena.verdict(party, folder, arena.anchor(party, folder))
         self.notes["registrations, and anchored ones"] = "{} and {}".format(*verdict.registrations)
-        return Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
+        return arena.attempt(verdict, meter)
 
-    def _distance(self, arena: Arena, seed: bytes, stolen: Mapping[str, torch.Tensor], meter: Meter) -> float:
+    def _distance(self, arena: Arena, seed: bytes, meter: Meter) -> float:
         """Of the W_0 that a seed gives from the stolen model, as a share of its norm."""
-        engine, target = Engine(arena.setting.recipe, seed), flat(stolen)
+        engine = Engine(arena.setting.recipe, seed)
         engine.initial()
         meter.weights()
-        return float((flat(members(engine.state)) - target).norm() / target.norm())
+        return relative_distance(flat(members(engine.state)), flat(arena.target))
 
 
 class SeveralRoots(ProtocolSpoof):
@@ -226,20 +226,16 @@ class SeveralRoots(ProtocolSpoof):
         announced = arena.announce(put)
         answer = arena.dishonest(party, folder, run=replace(run, heads=(*run.heads, head))).answer(announced.challenge)
         verdict = arena.settle(announced, answer).verdict
-        return Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
+        return arena.attempt(verdict, meter)
 
     def _other_history(self, arena: Arena, folder: RunFolder, meter: Meter) -> Run:
         """The folder with a transcript of its own instead, from W_0 on a line; and the first head as it is."""
-        stolen, _ = victim(arena.setting.recipe, arena.setting.seed)
         heads = load_run(folder, arena.setting.recipe.learning_rate).heads
         shutil.rmtree(folder.path / "states")
         shutil.rmtree(folder.path / "environments")
         (folder.path / "journal").unlink()
         Journal.create(folder.path / "journal").close()
-        with arena.stage(folder, stolen, meter) as stage:
-            with meter.timed():
-                lead(stage, 0)
-            stage.finish()
+        arena.write(folder, meter, lambda stage: lead(stage, 0))
         anchors = folder.path / "anchors"
         anchors.rename(folder.path / "anchors.true")    # else the folder itself is found to be damaged
         anchors.mkdir()
@@ -263,26 +259,18 @@ class EarlyChallenge(ProtocolSpoof):
         recipe, party, meter = arena.setting.recipe, arena.party(), Meter()
         if recipe.steps < 4:
             raise PreconditionNotMet(f"{recipe.steps} steps have no early head and a rest")
-        stolen, _ = victim(recipe, arena.setting.seed)
+        early = recipe.steps // 2
         folder = arena.new_run(party)
-        with arena.stage(folder, stolen, meter) as stage, meter.timed():
-            prover = Forger(stage)
-            for batch in islice(stage.batches(), recipe.steps // 2):
-                prover.commit(batch, prover.step(batch))
-            stage.finish(partial=True)
+        arena.write(folder, meter, lambda stage: begun(stage, early), partial=True)
         first = arena.anchor(party, folder)
-        with arena.stage(folder, stolen, meter) as stage:
-            stage.resume(recipe.steps // 2)
-            with meter.timed():
-                lead(stage, recipe.steps // 2)
-            stage.finish()
+        arena.write(folder, meter, lambda stage: lead(stage, early), begin=early)
         head = next_head(load_run(folder), party.key)
         announced = self._early(arena, first, head)
         put = arena.anchor(party, folder)
         assert put.commitment == head.commitment, "the challenged head is the anchored one"
         answer = arena.dishonest(party, folder).answer(announced.challenge)
         verdict = arena.settle(announced, answer).verdict
-        return Attempt.of(verdict, cost=meter.share(recipe), seconds=meter.seconds)
+        return arena.attempt(verdict, meter)
 
     def _early(self, arena: Arena, first: Anchored, head: RevealedHead) -> Announced:
         """The challenge of a head that is not on the ledger, and its draw."""

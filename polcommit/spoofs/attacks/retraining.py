@@ -10,9 +10,10 @@ import torch
 from polcommit import prf
 from polcommit.spoofs.attacks.starts import choose_start
 from polcommit.spoofs.base import Stage, TrajectorySpoof
-from polcommit.spoofs.checkpoint import Weights
+from polcommit.spoofs.checkpoint import Weights, relative_distance
 from polcommit.spoofs.forging import Forger
 from polcommit.spoofs.plain.log import intervals
+from polcommit.spoofs.shelf import Shelf, plain_shelf
 from polcommit.training.loading import FetchedBatch
 from polcommit.training.sketch import SIZE
 
@@ -35,12 +36,12 @@ class SequenceInversion(TrajectorySpoof):
     def forge(self, stage: Stage) -> None:
         forger = Forger(stage)
         fresh = forger.save()
-        held = list(forger.due())
-        ends = {stage.steps: forger.target}
+        ends: Shelf[Weights] = plain_shelf()        # as many as there are checkpoints
+        ends[stage.steps] = forger.target
         residuals: list[float] = []
         for first, last in reversed(list(intervals(stage.steps, forger.interval))):
             forger.back(fresh)
-            ends[first - 1], residual = self._inverted(forger, held[first - 1 : last], ends[last])
+            ends[first - 1], residual = self._inverted(forger, list(forger.due(first, last)), ends[last])
             residuals.append(residual)
         forger.back(fresh)
         if "start" in stage.free:
@@ -129,7 +130,7 @@ class Splice(TrajectorySpoof):
                 forger.put_rest(done / length)
             forger.commit(batch, result)
         self.notes |= {"jump": float((end - start).norm()), "steps of the jump": length}
-        self.notes["missed"] = float((end - forger.target).norm()) / float(forger.target.norm())
+        self.notes["missed"] = relative_distance(end, forger.target)
 
     def length(self, stage: Stage) -> int:
         """How many steps the jump takes."""

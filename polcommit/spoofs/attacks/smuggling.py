@@ -14,7 +14,6 @@ from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
 from polcommit.spoofs.plain.prover import Honest
-from polcommit.spoofs.plain.trial import victim
 from polcommit.training.scalars import decode_scalars, encode_scalars
 from polcommit.training.state import Captured
 from polcommit.training.tree import dtype_name, tensor_content
@@ -28,21 +27,17 @@ class AlteredStates(ProtocolSpoof):
     goal = "own"
 
     def attack(self, arena: Arena) -> Attempt:
-        stolen, _ = victim(arena.setting.recipe, arena.setting.seed)
-        party, meter = arena.party(), Meter()
+        party, meter, stolen = arena.party(), Meter(), arena.target
         folder = arena.new_run(party)
 
         def alter(step: int, captured: Captured) -> Captured:
             return self.altered(captured, stolen) if step else captured
 
-        with arena.stage(folder, stolen, meter, alter=alter) as stage:
-            with meter.timed():
-                Honest().forge(stage)
-            stage.finish()
+        arena.write(folder, meter, Honest().forge, alter=alter)
         announced = arena.announce(arena.anchor(party, folder))
         answer = arena.dishonest(party, folder).answer(announced.challenge)
         verdict = arena.settle(announced, answer).verdict
-        return Attempt.of(verdict, cost=meter.share(arena.setting.recipe), seconds=meter.seconds)
+        return arena.attempt(verdict, meter)
 
     @abstractmethod
     def altered(self, captured: Captured, stolen: Mapping[str, torch.Tensor]) -> Captured:
@@ -113,19 +108,11 @@ class OtherRelease(ProtocolSpoof):
 
     def attack(self, arena: Arena) -> Attempt:
         party, meter = arena.party(), Meter()
-        recipe = arena.setting.recipe
         folder = arena.new_run(party)
-        with meter.timed():
-            own = arena.train(folder)
-        meter.step(recipe.batch * recipe.steps)
+        own = arena.train(folder, meter=meter)
         put = arena.anchor(party, folder)
-        stolen, _ = victim(recipe, arena.setting.seed)
-        attempts = [
-            Attempt.of(arena.verdict(party, folder, put, released=model), cost=meter.share(recipe),
-                       seconds=meter.seconds)
-            for model in (stolen, _nudged(own))
-        ]  # fmt: skip
-        return best(attempts)
+        shown = (arena.target, _nudged(own))
+        return best([arena.attempt(arena.verdict(party, folder, put, released=model), meter) for model in shown])
 
 
 def _nudged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,11 +7,10 @@ from dataclasses import replace
 import torch
 
 from polcommit.spoofs.base import PreconditionNotMet, Stage, TrajectorySpoof
-from polcommit.spoofs.checkpoint import Weights, members, parameters
+from polcommit.spoofs.checkpoint import Weights, cut, members, parameters
 from polcommit.spoofs.forging import Forger
 from polcommit.training.loading import FetchedBatch
-from polcommit.training.state import parameter_names
-from polcommit.training.step import StepResult
+from polcommit.training.step import StepResult, named_parameters
 
 #: The slots in which torch's optimizers keep a first moment: an update is affine in them.
 MOMENTA = ("momentum_buffer", "exp_avg")
@@ -46,7 +45,7 @@ class ForgedMomentum(TrajectorySpoof):
             if step == landing - 1:
                 self._aim(forger, upcoming)
             if step == landing:
-                self.notes["missed"] = float((forger.weights() - forger.target).norm() / forger.target.norm())
+                self.notes["missed"] = forger.missed()
             if step == stage.steps:
                 forger.put_rest(1.0)
             forger.commit(batch, result)
@@ -87,13 +86,11 @@ class ForgedMomentum(TrajectorySpoof):
     @torch.no_grad()
     def _set(self, forger: Forger, key: str, momentum: Weights) -> None:
         state = forger.engine.state
-        slots = {name: state.optimizer.state.get(p) for p, name in _named(forger).items()}
-        start = 0
-        for name, tensor in parameters(members(state)).items():
-            held = slots[name.removeprefix("parameter/")]
+        live = named_parameters(state.model)
+        for name, piece in cut(momentum, parameters(members(state))).items():
+            held = state.optimizer.state.get(live[name.removeprefix("parameter/")])
             if held:
-                held[key].copy_(momentum[start : start + tensor.numel()].view(tensor.shape))
-            start += tensor.numel()
+                held[key].copy_(piece)
 
 
 class ForgedBuffers(TrajectorySpoof):
@@ -140,11 +137,11 @@ class RoundedWeights(TrajectorySpoof):
 
 
 class OtherRate(TrajectorySpoof):
-    """Trains at half the learning rate that it commits to."""
+    """Trains at half the learning rate that is due, and commits to the due one wherever the rate is not its to say."""
 
     name = "other-learning-rate"
     family = "smuggling"
-    title = "trains at another learning rate than it says"
+    title = "trains at another learning rate than is due"
     source = "polcommit"
     goal = "own"
     factor = 0.5
@@ -154,7 +151,7 @@ class OtherRate(TrajectorySpoof):
         for batch in stage.batches():
             due = forger.recipe.learning_rate(batch.step)
             result = forger.step(batch, self.factor * due)
-            forger.commit(batch, _claiming(result, due))
+            forger.commit(batch, _claiming(result, forger.rate(batch.step, result.learning_rate)))
 
 
 class ForgedScheduler(TrajectorySpoof):
@@ -185,15 +182,10 @@ class ForgedScheduler(TrajectorySpoof):
                 scheduler.load_state_dict(young)
                 for group, rate in zip(forger.engine.state.optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate
-            claimed = result.learning_rate if "rate" in stage.free else due
-            forger.commit(batch, _claiming(result, claimed))
+            forger.commit(batch, _claiming(result, forger.rate(batch.step, result.learning_rate)))
         self.notes["largest difference of rates"] = seen
 
 
 def _claiming(result: StepResult, rate: float) -> StepResult:
     return replace(result, learning_rate=rate)
 
-
-def _named(forger: Forger) -> dict[torch.nn.Parameter, str]:
-    names = parameter_names(forger.engine.state.model)
-    return {parameter: names[id(parameter)] for parameter in forger.engine.state.model.parameters()}

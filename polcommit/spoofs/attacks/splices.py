@@ -11,7 +11,6 @@ from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.forging import Forger
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.setting import Party
-from polcommit.spoofs.plain.trial import victim
 from polcommit.storage.runfolder import RunFolder
 
 
@@ -37,12 +36,8 @@ def spliced(arena: Arena, *, share: float = 0.5, anchor: bool = True, **terms: A
     """A forger's run with this share of its steps honest, at least one; `terms` as for `Arena.new_run`."""
     party, meter, recipe = arena.party(), Meter(), arena.setting.recipe
     folder = arena.new_run(party, **terms)
-    stolen, _ = victim(recipe, arena.setting.seed)
     last = max(1, min(recipe.steps - 1, round(share * recipe.steps)))
-    with arena.stage(folder, stolen, meter) as stage:
-        with meter.timed():
-            lead(stage, last)
-        stage.finish()
+    arena.write(folder, meter, lambda stage: lead(stage, last))
     steps = range(1, recipe.steps + 1)
     put = arena.anchor(party, folder) if anchor else None
     return Spliced(party, folder, tuple(steps[:last]), tuple(steps[last:]), meter, put)

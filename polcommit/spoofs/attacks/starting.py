@@ -74,4 +74,4 @@ class FineTuned(TrajectorySpoof):
             if batch.step == 1 and not chosen:
                 forger.place(forger.target, 1.0)
             forger.commit(batch, result)
-        self.notes["distance from W_T"] = float((forger.weights() - forger.target).norm() / forger.target.norm())
+        self.notes["distance from W_T"] = forger.missed()

@@ -21,12 +21,12 @@ def own_draw(forger: Forger) -> dict[str, torch.Tensor]:
 def rank_matched(forger: Forger) -> Weights:
     """A fair draw whose values, tensor by tensor, are put where W_T has those of the same rank."""
     stolen = parameters(forger.stage.stolen)
-    parts = []
+    sorted_like = {}
     for name, drawn in parameters(own_draw(forger)).items():
         values = drawn.to("cpu", torch.float64).reshape(-1).sort().values
         ranks = stolen[name].detach().to("cpu", torch.float64).reshape(-1).argsort().argsort()
-        parts.append(values[ranks])
-    return torch.cat(parts)
+        sorted_like[name] = values[ranks]
+    return flat(sorted_like)
 
 
 def near_target(forger: Forger, share: float) -> Weights:

@@ -16,7 +16,7 @@ from polcommit.spoofs.attacks.inputs import Inputs, Tensors, minimised, per_weig
 from polcommit.spoofs.base import Stage, TrajectorySpoof
 from polcommit.spoofs.checkpoint import Weights
 from polcommit.spoofs.forging import Forger
-from polcommit.training.loading import FetchedBatch, batch_from_encoded, encoded_sample
+from polcommit.training.loading import FetchedBatch
 from polcommit.training.step import StepResult
 
 
@@ -61,7 +61,6 @@ class DataOrdering(ValidSteps):
     def begin(self, forger: Forger) -> None:
         self._open: list[tuple[int, ...]] = []
         self._ahead = forger.due()
-        self._encoded: dict[int, bytes] = {}
 
     def take(self, forger: Forger, due: FetchedBatch) -> tuple[FetchedBatch, StepResult]:
         remaining = forger.epoch - (due.step - 1) % forger.epoch
@@ -72,7 +71,7 @@ class DataOrdering(ValidSteps):
         best: tuple[float, int, Any] | None = None
         for place, indices in enumerate(self._open):
             forger.back(saved)
-            batch = self._batch(forger, due.step, indices)
+            batch = forger.batch(due.step, indices)
             result = forger.step(batch)
             left = float((forger.target - forger.weights()).norm())
             if best is None or left < best[0]:
@@ -82,13 +81,6 @@ class DataOrdering(ValidSteps):
         batch, result, state = best[2]
         forger.back(state)
         return batch, result
-
-    def _batch(self, forger: Forger, step: int, indices: tuple[int, ...]) -> FetchedBatch:
-        for index in indices:
-            if index not in self._encoded:
-                self._encoded[index] = encoded_sample(forger.source, index)
-        encoded = [self._encoded[index] for index in indices]
-        return batch_from_encoded(forger.recipe, forger.engine.seed, step, encoded, indices)
 
 
 class SyntheticData(ValidSteps):

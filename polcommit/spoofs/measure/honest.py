@@ -3,12 +3,13 @@
 For each recipe and optimizer two runs are for calibration, under other seeds than all the others. The others are
 judged: bit for bit in the environment that trained them, and within the tolerance of that profile in each of the other
 environments. Training, re-execution, calibration and judgement are polcommit's own, in processes as they use them;
-there is no ledger. What is drawn is a few steps of short runs of small nets: a rate of rejects is bounded by how many
-there are, and not proved.
+there is no ledger here, but runs of the same recipes go through all of polcommit as well (`honest_verdicts`). What is
+drawn is a few steps of short runs of small nets: a rate of rejects is bounded by how many there are, and not proved.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -30,6 +31,7 @@ from polcommit.spoofs.measure.alignment_draws import upper_bound
 from polcommit.spoofs.measure.honest_jobs import Job, run_jobs
 from polcommit.spoofs.measure.honest_page import draw, section
 from polcommit.spoofs.measure.honest_runs import VariedResNet, recipes
+from polcommit.spoofs.measure.honest_verdicts import verdicts
 from polcommit.tolerance import check_alignment, judge, reach
 from polcommit.training.environment import set_determinism
 from polcommit.training.loading import Loader
@@ -218,7 +220,7 @@ def _relative(step: ReplayedStep) -> float:
 # --- all of it ------------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path, steps: int = STEPS, seeds: int = SEEDS, only: str = "") -> dict[str, Any]:
+def measure(folder: Path, steps: int = STEPS, seeds: int = SEEDS, only: str = "", jobs: int = 1) -> dict[str, Any]:
     """The whole experiment. `folder` is emptied as it goes; with `only`, recipes whose name begins so."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds: dict[str, list[Planned]] = defaultdict(list)
@@ -227,9 +229,10 @@ def measure(folder: Path, steps: int = STEPS, seeds: int = SEEDS, only: str = ""
             kinds[run.kind].append(run)
     rows = [_kind(folder / kind.replace(" ", "-"), kind, runs) for kind, runs in kinds.items()]
     judged = sum(row["runs"] for row in rows)
+    whole = [(run.recipe, run.data) for runs in kinds.values() for run in runs if not run.calibration]
     return {
         "steps": steps, "judged": JUDGED, "measured": MEASURED, "here": HERE, "elsewhere": elsewhere(), "small": SMALL,
-        "runs": judged, "kinds": rows, "upper": upper_bound(0, judged),
+        "runs": judged, "kinds": rows, "upper": upper_bound(0, judged), "verdicts": verdicts(whole, jobs=jobs),
     }  # fmt: skip
 
 
@@ -275,7 +278,7 @@ def main() -> None:
     docs = figures.docs_folder()        # before the work, where it fails
     set_determinism(1)
     with tempfile.TemporaryDirectory(prefix="polcommit-") as folder:
-        result = measure(Path(folder))
+        result = measure(Path(folder), jobs=len(os.sched_getaffinity(0)))
     figures.write_json("honest", result, docs)
     figures.insert_section("soundness.md", "honest", section(result), docs)
     with figures.plot("honest", docs=docs) as (axes,):

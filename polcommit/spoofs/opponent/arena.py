@@ -10,12 +10,10 @@ An attempt that is not accepted says that this attempt was not. A step of a kind
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,18 +34,30 @@ from polcommit.session.challenge import Ask, Verifier
 from polcommit.session.connection import Connection
 from polcommit.session.inprocess import in_this_process
 from polcommit.session.parents import FoundParent
-from polcommit.session.pending import ChallengeFolder, Challenges
+from polcommit.session.pending import Challenges
 from polcommit.session.receipts import take_receipt
 from polcommit.session.recipes import recipe_name
 from polcommit.session.record import record
 from polcommit.session.released import read_model
 from polcommit.session.respond import respond
 from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Spoof, TrajectorySpoof
-from polcommit.spoofs.checkpoint import flat, members
+from polcommit.spoofs.checkpoint import flat, members, relative_distance
 from polcommit.spoofs.cost import Meter
-from polcommit.spoofs.opponent.attempt import Attempt, best
+from polcommit.spoofs.opponent.attempt import Attempt
 from polcommit.spoofs.opponent.dishonest import Dishonest
-from polcommit.spoofs.opponent.setting import Party, Setting, demanding, devnet, new_party, new_verifier
+from polcommit.spoofs.opponent.setting import (
+    VICTIM,
+    Announced,
+    Party,
+    Setting,
+    Victim,
+    cleared,
+    demanding,
+    devnet,
+    new_party,
+    new_verifier,
+    scratch,
+)
 from polcommit.spoofs.opponent.stage import RunFolderStage, open_stage
 from polcommit.spoofs.plain.trial import victim
 from polcommit.storage.runfolder import RunFolder
@@ -55,37 +65,7 @@ from polcommit.storage.stored import write_record
 from polcommit.training.environment import set_determinism
 from polcommit.training.recipe import Recipe
 
-__all__ = ["Announced", "Arena", "Attempt", "best", "run_spoof"]
-
 BUDGET = 1 << 40        # steps and samples that manifests here let a verifier see: budgets are not what stops anybody
-LEAST_MEMORY = 4 << 30      # bytes free where /dev/shm is used
-REACHED = 1e-3          # share of ‖W_T‖: a model that close to the stolen one is taken for it
-
-
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """A challenge whose event is on the ledger."""
-
-    verifier: Verifier
-    folder: ChallengeFolder
-    challenge: Challenge
-
-    @property
-    def evidence(self) -> Path:
-        """Where its bundle goes."""
-        return self.folder.path.with_name(f"{self.folder.path.name}.polcommit")
-
-
-@dataclass(frozen=True)
-class Victim:
-    """An honest run: registered, trained, anchored, challenged in full, accepted. Its verifier has seen all of it."""
-
-    party: Party
-    folder: RunFolder
-    anchored: Anchored
-    receipt: Receipt
-    evidence: Path                          # the bundle, with openings in clear
-    stolen: Mapping[str, torch.Tensor]      # W_T by entry name: what was released
 
 
 class Arena:
@@ -105,28 +85,31 @@ class Arena:
         Raises:
             Unavailable: there is no anvil, or it does not start.
         """
+        set_determinism()
         with ExitStack() as held:
-            home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="polcommit-arena-", dir=_scratch())))
+            folder = tempfile.TemporaryDirectory(prefix="polcommit-arena-", dir=scratch(setting.recipe))
+            home = Path(held.enter_context(folder))
             held.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
             tempfile.tempdir = str(home)        # what is received and re-executed goes there as well
-            set_determinism()
             connection = held.enter_context(devnet(home / "devnet"))
             if not setting.processes:
                 held.enter_context(in_this_process())
             yield cls(home, connection, setting)
 
     def try_out(self, spoof: Spoof) -> Attempt:
-        """Let a spoof do its worst.
+        """Let a spoof do its worst. What it wrote is gone afterwards.
 
         Raises:
             PreconditionNotMet: it cannot be tried in this setting.
+            StorageError: there is no room for what it writes.
         """
         if self.setting.mode not in spoof.modes:
             raise PreconditionNotMet(f"'{spoof.name}' is no attack on runs that are {self.setting.mode}")
-        if isinstance(spoof, TrajectorySpoof):
-            return self.forge(spoof)
-        if isinstance(spoof, ProtocolSpoof):
-            return spoof.attack(self).noted(spoof.notes)
+        with cleared(self.home):
+            if isinstance(spoof, TrajectorySpoof):
+                return self.forge(spoof)
+            if isinstance(spoof, ProtocolSpoof):
+                return spoof.attack(self).noted(spoof.notes)
         raise PreconditionNotMet(f"'{spoof.name}' attacks neither states nor the protocol")
 
     # --- who takes part -------------------------------------------------------------------------------------------
@@ -139,10 +122,15 @@ class Arena:
         """Another verifier: a friend of the prover's, say."""
         return new_verifier(self.connection)
 
+    @property
+    def target(self) -> Mapping[str, torch.Tensor]:
+        """W_T of a training that was not submitted anywhere, by entry name: what is stolen where no more is needed."""
+        return victim(self.setting.recipe, self.setting.seed)[0]
+
     @cached_property
     def victim(self) -> Victim:
         """An honest run, made when it is first asked for, and shared."""
-        party = self.party("victim")
+        party = self.party(VICTIM)
         folder = self.new_run(party, post_hoc=False, clear_openings=True)
         stolen = self.train(folder)
         put = self.anchor(party, folder)
@@ -212,11 +200,15 @@ class Arena:
         event = registration.send(folder, self.connection, party.account_key)
         registration.await_beacon(folder, self.connection, event)
 
-    def train(self, folder: RunFolder, steps: int | None = None) -> Mapping[str, torch.Tensor]:
+    def train(
+        self, folder: RunFolder, steps: int | None = None, meter: Meter | None = None
+    ) -> Mapping[str, torch.Tensor]:
         """Record honestly, all of it or up to a step; the model as it is then, by entry name."""
-        with record(folder.path, self_check="off") as run:
+        meter = meter or Meter()
+        with meter.timed(), record(folder.path, self_check="off") as run:
             for batch in run:
                 run.step(batch)
+                meter.step(self.setting.recipe.batch)
                 if batch.step == steps:
                     break
             run.close()
@@ -227,6 +219,23 @@ class Arena:
     ) -> RunFolderStage:
         """Where a trajectory is written into `folder`; the engine is at the W_0 of the run. `more`: of the stage."""
         return open_stage(folder, self.setting.recipe, stolen, meter, seed=self.setting.seed, **more)
+
+    def write(
+        self, folder: RunFolder, meter: Meter, forge: Callable[[RunFolderStage], object], *, begin: int = 0,
+        partial: bool = False, stolen: Mapping[str, torch.Tensor] | None = None, **more: Any,
+    ) -> RunFolderStage:  # fmt: skip
+        """Have `forge` commit to the steps behind `begin`, and count its seconds; the stage, as it is then.
+
+        What is stolen is the `target` where it is not said; `partial` where not all steps need be there; `more` as
+        for `stage`.
+        """
+        with self.stage(folder, self.target if stolen is None else stolen, meter, **more) as stage:
+            if begin:
+                stage.resume(begin)
+            with meter.timed():
+                forge(stage)
+            stage.finish(partial=partial)
+        return stage
 
     def anchor(self, party: Party, folder: RunFolder) -> Anchored:
         """Anchor what is recorded in `folder`."""
@@ -290,6 +299,10 @@ class Arena:
         take_receipt(folder, receipt)
         return receipt.verdict
 
+    def attempt(self, verdict: Verdict, meter: Meter) -> Attempt:
+        """What a verdict says, and what it cost the forger."""
+        return Attempt.of(verdict, cost=meter.share(self.setting.recipe), seconds=meter.seconds)
+
     def _released(self, tensors: Mapping[str, torch.Tensor] | None) -> ReleasedModel | None:
         """A model as it would be published, by entry name; read as the verifier reads it."""
         if tensors is None:
@@ -302,41 +315,16 @@ class Arena:
 
     def forge(self, spoof: TrajectorySpoof) -> Attempt:
         """Have a trajectory made up, anchored, challenged and verified."""
-        stolen, _ = victim(self.setting.recipe, self.setting.seed)
         party, meter = self.party(), Meter()
         folder = self.new_run(party)
-        with self.stage(folder, stolen, meter) as stage:
-            with meter.timed():
-                spoof.forge(stage)
-            stage.finish()
-            reached = _distance(members(stage.engine.state), stolen)
+        stage = self.write(folder, meter, spoof.forge)
+        reached = relative_distance(flat(members(stage.engine.state)), flat(stage.stolen))
         verdict = self.verdict(party, folder, self.anchor(party, folder))
-        attempt = Attempt.of(
-            verdict,
-            cost=meter.share(self.setting.recipe),
-            seconds=meter.seconds,
-            notes={**spoof.notes, "distance to W_T": reached},
-        )
-        if attempt.outcome == "accepted" and spoof.goal == "W_T" and not reached <= REACHED:
-            why = f"{attempt.why}; but it ends {reached:.3g} of the stolen model's norm away from it"
-            return replace(attempt, outcome="missed", why=why)
-        return attempt
+        attempt = self.attempt(verdict, meter).noted({**spoof.notes, "distance to W_T": reached})
+        return attempt.short_of(reached) if spoof.goal == "W_T" else attempt
 
 
 def run_spoof(spoof: Spoof, setting: Setting) -> Attempt:
     """One spoof in an arena of its own. Raises PreconditionNotMet, and what `Arena.open` raises."""
     with Arena.open(setting) as arena:
         return arena.try_out(spoof)
-
-
-def _scratch() -> str | None:
-    """Memory, where there is plenty: what is here for seconds need not outlive a power failure. None: as usual."""
-    memory = Path("/dev/shm")  # noqa: S108  (a random name of our own is made below it)
-    usable = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= LEAST_MEMORY
-    return str(memory) if usable else None
-
-
-def _distance(found: Mapping[str, torch.Tensor], stolen: Mapping[str, torch.Tensor]) -> float:
-    """‖W − W_T‖ / ‖W_T‖."""
-    target = flat(stolen)
-    return float((flat(found) - target).norm() / target.norm())

@@ -17,6 +17,8 @@ from polcommit.records import Finding, Verdict
 #: precedence     likewise, and claimed later than the run that it was taken from: the order of anchors decides about it
 OUTCOMES = ("accepted", "missed", "rejected", "inconclusive", "refused", "precedence")
 
+REACHED = 1e-3          # share of ‖W_T‖: a model that close to the stolen one is taken for it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -61,6 +63,13 @@ class Attempt:
     def noted(self, notes: Mapping[str, float | bool | str]) -> Attempt:
         """The same, with more notes."""
         return replace(self, notes={**self.notes, **notes})
+
+    def short_of(self, reached: float) -> Attempt:
+        """The same, by one who ends at this distance from the stolen model, as a share of its norm."""
+        if self.outcome != "accepted" or reached <= REACHED:
+            return self
+        why = f"{self.why}; but it ends {reached:.3g} of the stolen model's norm away from it"
+        return replace(self, outcome="missed", why=why)
 
     @property
     def succeeded(self) -> bool:

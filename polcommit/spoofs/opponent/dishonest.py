@@ -45,12 +45,33 @@ Gradients = Mapping[int, Mapping[str, torch.Tensor]]    # step -> parameter -> Ä
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class Unsealed:
     """What is going to be sealed; bulky things lie in the folder `work`."""
 
     disclosure: Disclosure
     openings: Openings
     work: Path
+
+
+class TrueSketches(Mapping[int, tuple[float, ...]]):
+    """Of every state that a folder holds, each when it is asked for: of a long run few are."""
+
+    def __init__(self, folder: RunFolder, seed: bytes) -> None:
+        self._folder, self._seed = folder, seed
+        self._steps = folder.states.steps()
+        self._known: dict[int, tuple[float, ...]] = {}
+
+    def __getitem__(self, step: int) -> tuple[float, ...]:
+        if step not in self._known:
+            index = self._folder.states.get(step)
+            self._known[step] = sketch_state(index, self._folder.tensors.get, self._seed)
+        return self._known[step]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
 
 @dataclass(slots=True)
@@ -85,22 +106,21 @@ class Dishonest:
         last = next(i for i, head in enumerate(run.heads) if head.commitment == challenge.request.commitment)
         return resolve(ledger, self.chain, run.manifest, challenge, event, tuple(heads[: last + 1]))
 
-    def open(self, challenge: Challenge, drawn: Drawn | None = None) -> Opening:
+    def open(self, challenge: Challenge, drawn: Drawn | None = None) -> Unsealed:
         """The answer, in clear. `drawn` is what the challenge drew, or what the prover says that it did."""
         run = self.load()
         drawn = drawn or self.drawn(challenge)
-        indices = {step: self.folder.states.get(step) for step in self.folder.states.steps()}
-        drawn, sketches = self._screened(run, challenge, drawn, indices)
-        states = {step: indices[step] for step in opened_states(drawn)}
+        drawn, sketches = self._screened(run, challenge, drawn)
+        states = {step: self.folder.states.get(step) for step in opened_states(drawn)}
         self.work.mkdir(parents=True, exist_ok=True)
         self._write(states.values())
         write_samples(self.folder, self.recipe, drawn_samples(run, drawn), self.work)
-        follow_up = self._follow_up(drawn, indices) if challenge.gradients else None
+        follow_up = self._follow_up(drawn) if challenge.gradients else None
         receipts = receipts_that_count(run, self.connection.ledger, self.chain, challenge.id)
         disclosure = make_disclosure(replace(run, receipts=receipts), challenge, drawn)
-        return Opening(disclosure, make_openings(run, drawn, states, sketches, follow_up), self.work)
+        return Unsealed(disclosure, make_openings(run, drawn, states, sketches, follow_up), self.work)
 
-    def seal(self, challenge: Challenge, opening: Opening) -> bytes:
+    def seal(self, challenge: Challenge, opening: Unsealed) -> bytes:
         """Signed and sealed to whoever challenges, like any answer."""
 
         def payload() -> Iterator[bytes]:
@@ -121,12 +141,9 @@ class Dishonest:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def _screened(
-        self, run: Run, challenge: Challenge, drawn: Drawn, indices: Mapping[int, StateIndex]
-    ) -> tuple[Drawn, Sketches]:
+    def _screened(self, run: Run, challenge: Challenge, drawn: Drawn) -> tuple[Drawn, Sketches]:
         """The draw with what the sketches add to it: those that are told, and not those that are true."""
-        seed = hashes.sketch_seed(drawn.seed)
-        told = self.lie(drawn, {step: sketch_state(indices[step], self.folder.tensors.get, seed) for step in indices})
+        told = self.lie(drawn, TrueSketches(self.folder, hashes.sketch_seed(drawn.seed)))
         screened = Screened(
             challenge.request,
             run.manifest,
@@ -145,18 +162,16 @@ class Dishonest:
                 if not target.exists():
                     target.write_bytes(self.folder.tensors.get(entry))
 
-    def _follow_up(
-        self, drawn: Drawn, indices: Mapping[int, StateIndex]
-    ) -> tuple[tuple[Gradient, ...], tuple[OpenedState, ...]]:
+    def _follow_up(self, drawn: Drawn) -> tuple[tuple[Gradient, ...], tuple[OpenedState, ...]]:
         """Gradients as they were prepared, and the states after, of the challenged steps."""
         assert self.gradients is not None, "gradients were asked for"
         opened = []
         for step in drawn.challenged:
-            entries = gradient_entries(self.gradients[step])
+            found = self.gradients[step]
+            entries = gradient_entries(found)
             for entry in entries:
-                tensor = self.gradients[step][entry.name.removeprefix(GRADIENT)]
-                (self.work / entry.content.hex()).write_bytes(raw_bytes(tensor))
+                (self.work / entry.content.hex()).write_bytes(raw_bytes(found[entry.name.removeprefix(GRADIENT)]))
             opened.append(Gradient(step=step, tensors=entries))
-        after = {step: indices[step] for step in drawn.challenged}
+        after = {step: self.folder.states.get(step) for step in drawn.challenged}
         self._write(after.values())
         return tuple(opened), tuple(OpenedState(step=step, index=index) for step, index in after.items())

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from polcommit.errors import Unavailable, UsageError
+from polcommit.events import Anchored
 from polcommit.ledger.accounts import address_of
 from polcommit.ledger.devnet import Devnet
 from polcommit.ledger.registry import Registry
+from polcommit.records import Challenge, Receipt
 from polcommit.sampling import draws_needed
 from polcommit.session.challenge import Verifier
 from polcommit.session.connection import Connection, load_policy
+from polcommit.session.pending import ChallengeFolder
 from polcommit.signing import public_bytes
+from polcommit.spoofs.shelf import room_for, state_sizes
+from polcommit.storage.runfolder import RunFolder
 from polcommit.training.recipe import Recipe
+from polcommit.training.schema import schema
 
 MODES = ("registered", "post hoc")
 BLOCK_TIME = 0.1        # seconds, the least that the devnet takes: trials wait for blocks
 EVERY_STEP = 200        # runs of at most so many steps are challenged whole: a spoof is not let off by the draw
 FRACTION, DETECTION = 0.05, 0.99        # of longer ones, so many steps are drawn as meet that with that probability
 PORT_TRIES = 5
+LEAST_MEMORY = 4 << 30  # bytes free where /dev/shm is used
+RUNS = 4                # whole runs that a trial may write, what is opened of them included
+VICTIM = "victim"       # name of the party whose runs stay when a trial is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,32 @@ class Party:
         return address_of(self.account_key)
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A challenge whose event is on the ledger."""
+
+    verifier: Verifier
+    folder: ChallengeFolder
+    challenge: Challenge
+
+    @property
+    def evidence(self) -> Path:
+        """Where its bundle goes."""
+        return self.folder.path.with_name(f"{self.folder.path.name}.polcommit")
+
+
+@dataclass(frozen=True)
+class Victim:
+    """An honest run: registered, trained, anchored, challenged in full, accepted. Its verifier has seen all of it."""
+
+    party: Party
+    folder: RunFolder
+    anchored: Anchored
+    receipt: Receipt
+    evidence: Path                          # the bundle, with openings in clear
+    stolen: Mapping[str, torch.Tensor]      # W_T by entry name: what was released
+
+
 def new_party(name: str, connection: Connection) -> Party:
     """Fresh keys, and ether for transactions."""
     party = Party(name, Ed25519PrivateKey.generate(), secrets.token_bytes(32))
@@ -129,3 +167,30 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+# --- where it is written --------------------------------------------------------------------------------------------
+
+
+def scratch(recipe: Recipe) -> str | None:
+    """Memory, where there is plenty: what is here for seconds need not outlive a power failure. None: as usual."""
+    memory = Path("/dev/shm")  # noqa: S108  (a random name of our own is made below it)
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        return None
+    needed, free = room_for(RUNS * (recipe.steps + 1), state_sizes(schema(recipe.build)), memory)
+    return str(memory) if free >= max(LEAST_MEMORY, needed) else None
+
+
+@contextmanager
+def cleared(home: Path) -> Iterator[None]:
+    """Remove the runs and openings that come into an arena's folder meanwhile, but for the victim's.
+
+    Forgers' runs hold every state: those of a few trials would fill a disk.
+    """
+    before = set(home.iterdir())
+    try:
+        yield
+    finally:
+        for path in set(home.iterdir()) - before:
+            if path.name.startswith(("run-", "opened-")) and not path.name.endswith(f"-{VICTIM}"):
+                shutil.rmtree(path, ignore_errors=True)

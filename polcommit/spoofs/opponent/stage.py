@@ -1,7 +1,8 @@
 """Where a made-up trajectory is submitted to polcommit: a run folder of the forger's own.
 
 Everything is written as recording would write it, only that nobody makes sure that a step leads from one state to the
-next. Every state is kept, so that whatever is drawn can be opened.
+next. Every state is kept, so that whatever is drawn can be opened: what no step leads to cannot be had again by
+re-execution. Whether there is room for all of them is looked at before the first is written.
 
 What is the forger's to choose:
 
@@ -31,6 +32,7 @@ from polcommit.session.initial import initial_state
 from polcommit.session.run import genesis_record, is_post_hoc, seed_of
 from polcommit.spoofs.base import Stage
 from polcommit.spoofs.cost import Meter
+from polcommit.spoofs.shelf import require_room, state_sizes
 from polcommit.storage.journal import Journal
 from polcommit.storage.runfolder import RunFolder
 from polcommit.training.environment import fingerprint
@@ -75,6 +77,9 @@ class RunFolderStage(Stage):
         self._done = step
 
     def batches(self) -> Iterator[FetchedBatch]:
+        """Raises StorageError: there is no room for the states."""
+        count = self.steps + 1 - self._done
+        require_room(count, state_sizes(self.engine.schema), self.folder.path, f"{count:,} states")
         if not self._done:
             self._genesis()
         yield from Loader(self.recipe, self.engine.seed, self._done + 1, self.steps)

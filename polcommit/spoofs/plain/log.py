@@ -1,12 +1,13 @@
 """What a prover of plain Proof-of-Learning hands in: P = (W, I, H, A) of Jia et al., Algorithm 1.
 
-It is a plain record of what somebody says. Nobody has signed it, and nothing in it was fixed at any time.
+It is a plain record of what somebody says. Nobody has signed it, and nothing in it was fixed at any time. Checkpoints
+and made-up data may lie in files: whoever asks for one has it read, and should not hold on to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polcommit.errors import UsageError
 from polcommit.spoofs.checkpoint import Checkpoint
@@ -21,7 +22,6 @@ class LoggedStep:
     indices: tuple[int, ...]            # of the samples, in order
     digest: bytes                       # of the batch as fed
     learning_rate: float
-    supplied: FetchedBatch | None       # data that no index of the data set leads to: the prover sends it along
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class Log:
     interval: int                               # k: steps between checkpoints
     steps: tuple[LoggedStep, ...]               # 1 to T
     checkpoints: Mapping[int, Checkpoint]       # after step 0, k, 2k, … and T
+    #: By step: data that no index of the data set leads to. The prover sends it along.
+    supplied: Mapping[int, FetchedBatch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if [logged.step for logged in self.steps] != list(range(1, len(self.steps) + 1)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from polcommit.spoofs.checkpoint import Checkpoint
 from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.plain.log import Log, LoggedStep
 from polcommit.spoofs.plain.verifier import Terms
+from polcommit.spoofs.shelf import Shelf, require_room, state_sizes
 from polcommit.training.loading import FetchedBatch, Loader
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
@@ -23,13 +25,22 @@ FREE = frozenset({"start", "order", "rate", "optimizer", "data"})
 
 @dataclass(slots=True)
 class PlainStage(Stage):
-    """Logs what is committed, with a checkpoint every k steps and after the last."""
+    """Logs what is committed, with a checkpoint every k steps and after the last.
+
+    Checkpoints and made-up data go to files, which are gone with stage and log. What stays in memory of each step is
+    which samples it took.
+    """
 
     terms: Terms = field(default_factory=Terms)
     _steps: list[LoggedStep] = field(default_factory=list)
-    _checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+    _checkpoints: Shelf[Checkpoint] = field(default_factory=lambda: Shelf(Checkpoint.tree, Checkpoint.back))
+    _supplied: Shelf[FetchedBatch] = field(default_factory=lambda: Shelf(_tree, _batch))
 
     def batches(self) -> Iterator[FetchedBatch]:
+        """Raises StorageError: there is no room for the checkpoints."""
+        count = 1 - (-self.steps // self.terms.interval)
+        size = sum(state_sizes(self.engine.schema))
+        require_room(count, [size], self._checkpoints.folder, f"{count:,} checkpoints")
         self._checkpoints[0] = Checkpoint.take(self.engine.state)
         yield from Loader(self.recipe, self.engine.seed, 1, self.steps)
 
@@ -40,14 +51,13 @@ class PlainStage(Stage):
             raise UsageError("a step was committed before the first batch was asked for: W_0 is not known")
         if (batch.step, result.step) != (step, step):
             raise UsageError(f"step {step} is due, but what is committed is of {batch.step} and {result.step}")
-        logged = LoggedStep(
-            step=step,
-            indices=batch.indices,
-            digest=batch.digest,
-            learning_rate=result.learning_rate,
-            supplied=None if batch.contents else batch,
+        if not batch.contents:
+            self._supplied[step] = batch
+        self._steps.append(
+            LoggedStep(
+                step=step, indices=batch.indices, digest=batch.digest, learning_rate=result.learning_rate
+            )
         )
-        self._steps.append(logged)
         if step % self.terms.interval == 0 or step == self.steps:
             self._checkpoints[step] = Checkpoint.take(self.engine.state)
 
@@ -61,8 +71,17 @@ class PlainStage(Stage):
             raise UsageError(f"{len(self._steps)} of {self.steps} steps were committed")
         return Log(
             seed=self.engine.seed, interval=self.terms.interval, steps=tuple(self._steps),
-            checkpoints=dict(self._checkpoints),
+            checkpoints=self._checkpoints, supplied=self._supplied,
         )  # fmt: skip
+
+
+def _tree(batch: FetchedBatch) -> object:
+    return batch.step, batch.indices, batch.micro_batches, batch.digest
+
+
+def _batch(tree: Any) -> FetchedBatch:
+    step, indices, micro_batches, digest = tree
+    return FetchedBatch(step=step, indices=indices, contents=(), micro_batches=micro_batches, digest=digest)
 
 
 def open_stage(

@@ -6,7 +6,6 @@ values and not places: weights permuted within a tensor, or a sample sorted to b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from polcommit.spoofs.checkpoint import parameters
+from polcommit.training.origin import kolmogorov_smirnov
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 
@@ -43,28 +43,10 @@ def check_start(recipe: Recipe, tensors: Mapping[str, torch.Tensor], least: floa
         if reference.min() == reference.max():
             p = 1.0 if np.array_equal(sample, np.full_like(sample, reference[0])) else 0.0
         else:
-            p = min(1.0, p_value(statistic(sample, reference), sample.size, reference.size) * len(drawn[0]))
+            p = min(1.0, kolmogorov_smirnov(sample, reference)[1] * len(drawn[0]))
         if not tensor or p < worst:
             worst, tensor = p, name
     return StartTest(tensor=tensor, p=worst, accepted=worst >= least)
-
-
-def statistic(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference of the two empirical distribution functions. NaN counts as larger than any number."""
-    places = np.concatenate([a, b])
-    first = np.searchsorted(np.sort(a), places, side="right") / a.size
-    second = np.searchsorted(np.sort(b), places, side="right") / b.size
-    return float(np.abs(first - second).max())
-
-
-def p_value(distance: float, a: int, b: int) -> float:
-    """Of a statistic for samples of these sizes: the asymptotic Kolmogorov distribution, with Stephens' correction."""
-    root = math.sqrt(a * b / (a + b))
-    x = (root + 0.12 + 0.11 / root) * distance
-    if x < 0.2:
-        return 1.0      # the series converges slowly here, to 1 within 1e-12
-    terms = (2 * (-1) ** (j - 1) * math.exp(-2 * (j * x) ** 2) for j in range(1, 101))
-    return min(1.0, max(0.0, math.fsum(terms)))
 
 
 def _initial(recipe: Recipe, index: int) -> dict[str, np.ndarray]:

@@ -7,14 +7,14 @@ the prover knows, and compares the weights and nothing else. An accepted log say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from polcommit.errors import UsageError
 from polcommit.prf import batch_indices
 from polcommit.spoofs.checkpoint import Weights, flat, members
 from polcommit.spoofs.plain.distances import METRICS, Distances, distances
-from polcommit.spoofs.plain.log import Log, LoggedStep, by_epoch
+from polcommit.spoofs.plain.log import Log, LoggedStep, by_epoch, intervals
 from polcommit.spoofs.plain.start import StartTest, check_start
 from polcommit.spoofs.rates import step_at
 from polcommit.training.loading import FetchedBatch, batch_from_encoded, encoded_sample, fetch_batch
@@ -23,6 +23,8 @@ from polcommit.training.replay import Engine
 from polcommit.training.tree import batch_digest
 
 DELTA = 0.008       # Fang et al.: of d_ref
+
+Stretch = tuple[int, int]       # first and last step between two checkpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Report:
 
 
 def verify(log: Log, recipe: Recipe, terms: Terms, reference: Distances) -> Report:
-    """Check a log against a recipe. `reference` is d_ref, in each metric.
+    """Check a log against a recipe. `reference` is d_ref, in each metric. Two checkpoints are held at a time.
 
     Raises:
         UsageError: the log has other checkpoints than the terms ask for.
@@ -92,10 +94,10 @@ def verify(log: Log, recipe: Recipe, terms: Terms, reference: Distances) -> Repo
     source = recipe.source()
     engine = Engine(recipe, log.seed)
     start = check_start(recipe, log.checkpoints[0].tensors, terms.least_p)
-    weights = {step: checkpoint.weights() for step, checkpoint in log.checkpoints.items()}
-    chosen = choose(weights, len(log.steps), terms, max(len(source) // recipe.batch, 1))
-    checked = tuple(_check(log, engine, source, stretch, weights, terms, reference) for stretch in chosen)
-    return _report(start, checked, len(weights) - 1)
+    updates = {} if terms.top is None else dict(_updates(log))
+    chosen = choose(updates, len(log.steps), terms, max(len(source) // recipe.batch, 1))
+    checked = tuple(_check(log, engine, source, stretch, terms, reference) for stretch in chosen)
+    return _report(start, checked, -(-len(log.steps) // log.interval))
 
 
 def _report(start: StartTest, checked: tuple[CheckedInterval, ...], intervals: int) -> Report:
@@ -112,54 +114,69 @@ def _report(start: StartTest, checked: tuple[CheckedInterval, ...], intervals: i
 
 def narrowed(report: Report, log: Log, recipe: Recipe, terms: Terms) -> Report:
     """From a report on every interval: what `verify` would have said under terms that check fewer of them."""
-    weights = {step: checkpoint.weights() for step, checkpoint in log.checkpoints.items()}
-    chosen = set(choose(weights, len(log.steps), terms, max(len(recipe.source()) // recipe.batch, 1)))
+    updates = {(interval.first, interval.last): interval.update for interval in report.checked}
+    chosen = set(choose(updates, len(log.steps), terms, max(len(recipe.source()) // recipe.batch, 1)))
     checked = tuple(interval for interval in report.checked if (interval.first, interval.last) in chosen)
     return _report(report.start, checked, report.intervals)
 
 
-def choose(weights: Mapping[int, Weights], steps: int, terms: Terms, epoch: int) -> list[tuple[int, int]]:
-    """The intervals to check: in each epoch those with the largest updates, Q of them; rising."""
-    chosen: list[tuple[int, int]] = []
+def choose(updates: Mapping[Stretch, float], steps: int, terms: Terms, epoch: int) -> list[Stretch]:
+    """The intervals to check: in each epoch those with the largest updates, Q of them; rising.
+
+    `updates` may be empty where all are checked.
+    """
+    chosen: list[Stretch] = []
     for stretches in by_epoch(steps, terms.interval, epoch):
-        ranked = sorted(stretches, key=lambda s: (-_update(weights, *s), s))
-        chosen += ranked if terms.top is None else ranked[: terms.top]
+        if terms.top is None:
+            chosen += stretches
+        else:
+            chosen += sorted(stretches, key=lambda s: (-updates[s], s))[: terms.top]
     return sorted(chosen)
 
 
-def _update(weights: Mapping[int, Weights], first: int, last: int) -> float:
-    norm = float((weights[last] - weights[first - 1]).norm())
+def _updates(log: Log) -> Iterator[tuple[Stretch, float]]:
+    """How long the update of each interval is."""
+    before = log.checkpoints[0].weights()
+    for first, last in intervals(len(log.steps), log.interval):
+        after = log.checkpoints[last].weights()
+        yield (first, last), _length(before, after)
+        before = after
+
+
+def _length(before: Weights, after: Weights) -> float:
+    norm = float((after - before).norm())
     return float("inf") if norm != norm else norm       # what is not a number is looked at first
 
 
 def _check(
-    log: Log, engine: Engine, source: Source, stretch: tuple[int, int], weights: Mapping[int, Weights], terms: Terms,
-    reference: Distances,
-) -> CheckedInterval:  # fmt: skip
+    log: Log, engine: Engine, source: Source, stretch: Stretch, terms: Terms, reference: Distances
+) -> CheckedInterval:
     first, last = stretch
-    log.checkpoints[first - 1].load(engine.state)
+    before = log.checkpoints[first - 1]
+    before.load(engine.state)
+    end = log.checkpoints[last].weights()
+    update = _length(before.weights(), end)
     finding = None
     for logged in log.steps[first - 1 : last]:
-        batch = _data(engine, source, logged)
+        batch = _data(log, engine, source, logged)
         if batch_digest(batch.micro_batches) != logged.digest:
             finding = f"the data of step {logged.step} has another hash than the log says"
             break
         step_at(engine, batch, logged.learning_rate)
-    found = distances(flat(members(engine.state)), weights[last])
+    found = distances(flat(members(engine.state)), end)
     normalised = found / reference
     above = normalised.above(terms.delta, terms.metrics)
     if finding is None and above:
         shares = normalised.by_metric()
         finding = "weights differ by " + ", ".join(f"{shares[metric]:.3g} in metric {metric}" for metric in above)
     return CheckedInterval(
-        first=first, last=last, update=_update(weights, first, last), distances=found, normalised=normalised,
-        finding=finding,
-    )  # fmt: skip
+        first=first, last=last, update=update, distances=found, normalised=normalised, finding=finding
+    )
 
 
-def _data(engine: Engine, source: Source, logged: LoggedStep) -> FetchedBatch:
-    if logged.supplied is not None:
-        return logged.supplied
+def _data(log: Log, engine: Engine, source: Source, logged: LoggedStep) -> FetchedBatch:
+    if logged.step in log.supplied:
+        return log.supplied[logged.step]
     if logged.indices == batch_indices(engine.seed, logged.step, len(source), engine.recipe.batch):
         return fetch_batch(engine.recipe, source, engine.seed, logged.step)
     encoded = [encoded_sample(source, index) for index in logged.indices]
