@@ -16,7 +16,6 @@ import torch
 from polcommit.profiles import Profile
 from polcommit.session import noise
 from polcommit.session.answer import Options
-from polcommit.session.challenge import Ask
 from polcommit.session.recipes import recipe_name
 from polcommit.spoofs.attacks.elsewhere import (
     copied_gradients,
@@ -89,10 +88,9 @@ class Steering(ProtocolSpoof):
         stage = arena.write(folder, meter, self.forge, claimed=claimed)
         reached = relative_distance(flat(members(stage.engine.state)), flat(stage.stolen))
         put = arena.anchor(party, folder)
-        announced = arena.announce(put, Ask(count=arena.setting.draws, gradients=True))
-        answer = arena.dishonest(party, folder, gradients=self.opened).answer(announced.challenge)
-        options = Options(follow_up=False, profiles=(profile, *noise.known(arena.connection.policy)))
-        verdict = arena.settle(announced, answer, options=options).verdict
+        prover = arena.dishonest(party, folder, gradients=self.opened)
+        options = Options(profiles=(profile, *noise.known(arena.connection.policy)))
+        verdict = arena.question(arena.announce(put), prover, options).verdict
         self.notes |= {"distance to W_T": reached, "reach": -1.0 if verdict.reach is None else verdict.reach}
         return arena.attempt(verdict, meter).short_of(reached)
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from polcommit.comparisons import ReleasedModel
-from polcommit.errors import Refuted
+from polcommit.errors import GradientsWanted, Refuted
 from polcommit.events import Anchored
 from polcommit.records import Challenge, Receipt, Verdict
 from polcommit.session import challenge as challenging
@@ -269,6 +269,14 @@ class Arena:
         return verify_answer(
             announced.verifier, announced.folder, announced.challenge, stream, announced.evidence, chosen
         )
+
+    def question(self, announced: Announced, prover: Dishonest, options: Options) -> Receipt:
+        """Have a prover answer; where digests do not settle it, once more with gradients, as 'challenge' does it."""
+        try:
+            return self.settle(announced, prover.answer(announced.challenge), options=options)
+        except GradientsWanted:
+            again = replace(announced, challenge=replace(announced.challenge, gradients=True))
+            return self.settle(again, prover.answer(again.challenge), options=options)
 
     def dishonest(self, party: Party, folder: RunFolder, **more: Any) -> Dishonest:
         """A prover of this folder's run that opens what it likes; `more` as for `Dishonest`."""
