@@ -140,6 +140,7 @@ def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -
         samples=tuple(known.batch(step) for step in known.draw.reexecuted),
         states=openings.states,
         sketched=known.draw.checked,
+        kept=_after_steps(known.draw.kept),
         opened=openings.samples,
         last=known.statement.steps,
         epochs=tuple(first for first, _ in known.statement.environments),
@@ -150,7 +151,7 @@ def replay_job(known: Established, disclosure: Disclosure, openings: Openings) -
 
 
 def check_report(known: Established, openings: Openings, report: ReplayReport) -> None:
-    """V8, bytes: the schema is the recipe's, and the sketches are those of the opened states."""
+    """V7: kept steps have the recipe's learning rates. V8: its schema, and the sketches of the opened states."""
     if report.refuted is not None:
         check, what, step, expected, found = report.refuted
         raise Refuted(check, what, at=step, expected=expected, found=found)
@@ -158,7 +159,28 @@ def check_report(known: Established, openings: Openings, report: ReplayReport) -
         raise Unavailable("the re-execution did not report every step", hint="run it again")
     if tuple(step for step, _ in report.sketches) != known.draw.checked:
         raise Unavailable("the re-execution did not report every sketch", hint="run it again")
+    check_kept_rates(known, report)
     check_sketches(openings, report)
+
+
+def _after_steps(kept: Sequence[int]) -> tuple[int, ...]:
+    """Of the steps of kept states those that have a record of a step."""
+    return tuple(step for step in kept if step)
+
+
+def check_kept_rates(known: Established, report: ReplayReport) -> None:
+    """V7, of the steps whose records the screens look at: displacements count as ordinary by their learning rates.
+
+    The schedule that is registered does not do: it is the prover's own, and which states are kept is known before.
+    """
+    assert known.records is not None
+    steps = _after_steps(known.draw.kept)
+    if len(report.kept_rates) != len(steps):
+        raise Unavailable("the re-execution did not report every learning rate", hint="run it again")
+    for step, rate in zip(steps, report.kept_rates, strict=True):
+        found = known.records[step].learning_rate
+        if pack_float(found) != pack_float(rate):
+            raise Refuted("V7", "learning rate of a kept step", at=step, expected=rate, found=found)
 
 
 def check_sketches(openings: Openings, report: ReplayReport) -> None:

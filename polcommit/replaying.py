@@ -28,6 +28,7 @@ class ReplayJob(Record):
     samples: tuple[tuple[int, ...], ...]    # per step: indices of its raw samples, in order
     states: tuple[OpenedState, ...]
     sketched: tuple[int, ...]               # opened states whose sketches are wanted
+    kept: tuple[int, ...]                   # steps of the kept states, without W_0: the recipe's rates there are wanted
     opened: tuple[OpenedSample, ...]
     last: int                               # step of the last state, which is among `states`: W_T of the head
     epochs: tuple[int, ...]                 # first steps of the environment epochs
@@ -119,6 +120,7 @@ class ReplayReport(Record):
     initial: Bytes32                                            # digest of W_0's full state
     steps: tuple[ReplayedStep, ...]
     sketches: tuple[tuple[int, tuple[float, ...]], ...]
+    kept_rates: tuple[float, ...]                               # learning rates that the recipe has at the kept steps
     refuted: tuple[str, str, int | None, str, str] | None
     flops: int | None                                           # of one step, counted at re-execution
     residuals: tuple[float, ...]                                # cosines of the steps' residuals, pair by pair

@@ -1095,6 +1095,15 @@ def test_v7_another_learning_rate_than_was_registered() -> None:
     assert finding.found == "1e-09"
 
 
+def test_v7_another_learning_rate_at_a_kept_step_that_is_not_challenged() -> None:
+    """A displacement counts as ordinary by its learning rate: with a large one beside it no jump would be flagged."""
+    staged = scene(Record.lie(learning_rate=1e6))
+    challenge = staged.challenge(1, steps=(2,))
+    verification = staged.verify(challenge, staged.prover.respond(challenge))
+    finding = rejected(verification, "V7", "learning rate of a kept step", at=6)
+    assert finding.found == "1000000.0"
+
+
 def test_v7_another_learning_rate_disclosed_as_well(honest: Honest) -> None:
     """A learning rate of next to nothing, disclosed as if it were the schedule's."""
     staged = scene(Record.lie(learning_rate=1e-9))
@@ -1382,9 +1391,9 @@ def test_v10_a_registered_schedule_that_the_recipe_does_not_follow() -> None:
 
     class Cheat(Prover):
         def rate(self, step: int) -> float:
-            return 0.3
+            return 0.3 if step == 2 else super().rate(step)
 
-    rejected(attacked(Cheat), "V10", "learning rate as applied", at=1)
+    rejected(attacked(Cheat), "V10", "learning rate as applied", at=2)
 
 
 def test_v10_another_environment_is_inconclusive(honest: Honest) -> None:

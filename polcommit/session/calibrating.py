@@ -238,6 +238,7 @@ def _replay_job(training: _Training, claimed: Fingerprint) -> ReplayJob:
         samples=tuple(training.samples),
         states=tuple(_opened(training.states)),
         sketched=(),
+        kept=(),
         opened=tuple(sample for _, sample in sorted(training.opened.items())),
         last=job.steps,
         epochs=(1,),

@@ -52,6 +52,7 @@ class Reexecution:
         self.flops: int | None = None
         self.residuals: tuple[float, ...] = ()
         self.rates: tuple[Rates, ...] = ()
+        self.kept_rates: tuple[float, ...] = ()
         self.span: float | None = None
         self.origin: tuple[TensorOrigin, ...] | None = None
 
@@ -65,6 +66,7 @@ class Reexecution:
             engine.schema.check(self._state(step, "sketched state"))
             self.sketches.append((step, sketch_state(self._states[step], self._fetch, job.sketch_seed)))
         self.rates = rates_of(recipe, job.epochs, job.last)
+        self.kept_rates = tuple(recipe.learning_rate(step) for step in job.kept)
         self._ends(engine, recipe)      # the engine holds W_0 as the recipe makes it
         with Residuals(len(job.steps) if job.gradients is not None else 0) as residuals:
             for position, record in enumerate(job.steps):

@@ -91,6 +91,7 @@ def _replay(blobs: str, device: str, threads: str, inward: str, outward: str, se
         initial=replayed.initial,
         steps=tuple(replayed.steps),
         sketches=tuple(replayed.sketches),
+        kept_rates=replayed.kept_rates,
         refuted=replayed.refuted,
         flops=replayed.flops,
         residuals=replayed.residuals,

@@ -68,6 +68,7 @@ class HonestReplayer:
             initial=initial_state(job.seed).digest(),
             steps=(),
             sketches=(),
+            kept_rates=tuple(map(learning_rate, job.kept)),
             refuted=None,
             flops=1000,
             residuals=(),

@@ -102,6 +102,7 @@ def job_of(folder: Path, *, gradients: bool) -> ReplayJob:
         samples=tuple(batch.indices for batch in batches),
         states=tuple(OpenedState(step=step, index=index) for step, index in sorted(states.items())),
         sketched=(0, 4),
+        kept=(2, 4),
         opened=tuple(samples[index] for index in sorted(samples)),
         last=4,
         epochs=(1,),
