@@ -33,25 +33,29 @@ def row(table: str, spoof: str) -> list[str]:
 
 
 def test_what_is_accepted_stands_in_bold(tmp_path: Path) -> None:
-    kept(tmp_path, "splice", "registered", "rejected", "accepted", cost=0.5)
+    kept(tmp_path, "splice", "registered", "rejected", "accepted", cost=0.5, seconds=2.0)
     result = matrix.collect(PLAN, tmp_path)
-    assert row(matrix_page.markdown(result), "splice")[3:] == ["**1 accepted**, 1 rejected", "", "V10: loss", "50 %"]
+    found = row(matrix_page.markdown(result), "splice")
+    assert found[3:] == ["**1 accepted**, 1 rejected", "", "V10: loss", "50 %, 2 s"]
     assert matrix_page.succeeded(result) == ["splice"]
 
 
 def test_what_registration_alone_stops_is_marked(tmp_path: Path) -> None:
     kept(tmp_path, "same-model-later", "registered", "rejected", "rejected")
-    kept(tmp_path, "same-model-later", "post hoc", "precedence", "precedence")
+    kept(tmp_path, "same-model-later", "post hoc", "missed", "missed", verdict="accepted")
+    kept(tmp_path, "splice", "registered", "missed", "rejected", verdict="accepted")
+    kept(tmp_path, "splice", "post hoc", "missed", "missed", verdict="accepted")
     result = matrix.collect(PLAN, tmp_path)
     assert "`same-model-later` † " in matrix_page.markdown(result)
-    assert row(matrix_page.markdown(result), "same-model-later")[4] == "2 precedence"
+    assert row(matrix_page.markdown(result), "same-model-later")[4] == "**2 accepted**, not at W_T"
+    assert "`splice` | " in matrix_page.markdown(result), "which registration does not stop either"
 
 
 def test_what_an_accepted_run_is_worth_does_not_hide_that_it_was_accepted(tmp_path: Path) -> None:
     kept(tmp_path, "splice", "registered", "missed", verdict="accepted")
-    kept(tmp_path, "same-model-later", "post hoc", "precedence", "precedence", verdict="accepted")
+    kept(tmp_path, "same-model-later", "post hoc", "missed", "missed", verdict="accepted")
     result = matrix.collect(PLAN, tmp_path)
-    assert row(matrix_page.markdown(result), "same-model-later")[4] == "**2 accepted**, behind an earlier claim"
+    assert row(matrix_page.markdown(result), "same-model-later")[4] == "**2 accepted**, not at W_T"
     assert matrix_page.succeeded(result) == ["splice", "same-model-later"]
 
 
@@ -131,7 +135,7 @@ def test_colours_tell_arrived_from_accepted_and_from_not_tried() -> None:
     assert matrix_plot.colour_of(cells("accepted", "accepted"), "outcome") == matrix_plot.FOOLED
     assert matrix_plot.colour_of(cells("accepted", "rejected"), "outcome") == matrix_plot.HALF
     assert matrix_plot.colour_of(cells("rejected", "missed"), "outcome") == matrix_plot.MISSED
-    assert matrix_plot.colour_of([{"outcome": "precedence", "verdict": "accepted", "why": ""}], "outcome") == (
+    assert matrix_plot.colour_of([{"outcome": "missed", "verdict": "accepted", "why": ""}], "outcome") == (
         matrix_plot.MISSED
     )
     assert matrix_plot.colour_of(cells("inconclusive"), "outcome") == matrix_plot.STOPPED

@@ -12,7 +12,7 @@ from polcommit.spoofs.opponent.setting import MODES
 PLAIN = "plain PoL"
 NOT_THERE = "plain PoL has no keys, ledger, draws or openings to attack"
 #: What an accepted run is worth to the forger, where that is less than everything.
-WORTH = {"missed": ", not at W_T", "precedence": ", behind an earlier claim"}
+WORTH = {"missed": ", not at W_T"}
 
 Cell = dict[str, Any]
 
@@ -49,11 +49,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         mark = " †" if row["registration alone stops it"] else ""
         ended = [_shown(cells.get(mode, ())) for mode in MODES]
         stopped = _common([cell["why"] for mode in MODES for cell in cells.get(mode, ()) if _stopped(cell)])
+        took = _mean([cell["seconds"] for mode in MODES for cell in cells.get(mode, ()) if cell.get("cost")])
         cost = _mean([cell["cost"] for mode in MODES for cell in cells.get(mode, ()) if cell.get("cost") is not None])
         rows.append((
             f"`{row['spoof']}`{mark}" + (f" ({row['on']})" if "on" in row else ""), row["family"],
             _fooled(cells.get(PLAIN, ())), *ended, stopped,
-            figures.share(cost) if cost is not None else "",
+            _spent(cost, took),
         ))  # fmt: skip
     header = ("spoof", "family", "fools plain PoL (top-Q, every step)", *MODES, "stopped by", "cost")
     return figures.table(header, rows)
@@ -92,6 +93,13 @@ def _common(reasons: Sequence[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
+def _spent(cost: float | None, seconds: float | None) -> str:
+    """Of forging: forward passes as a share of honest training's, and seconds on the machine that tried it."""
+    if cost is None:
+        return ""
+    return figures.share(cost) + (f", {seconds:.2g} s" if seconds is not None else "")
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -117,9 +125,6 @@ def instead(result: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def registration_alone(cells: Mapping[str, Sequence[Cell]]) -> bool:
-    """Whether a run that is not registered beforehand gets through, or is left to precedence, and another does not."""
-    def ended(mode: str) -> set[str]:
-        return {cell["outcome"] for cell in cells.get(mode, ())}
-
-    through = {"accepted", "precedence"}
-    return bool(ended("registered")) and not ended("registered") & through and bool(ended("post hoc") & through)
+    """Whether a run that is not registered beforehand is accepted, whatever that is worth, and another is not."""
+    registered, late = ([accepted(cell) for cell in cells.get(mode, ())] for mode in MODES)
+    return bool(registered) and not any(registered) and any(late)

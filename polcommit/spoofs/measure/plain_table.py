@@ -87,14 +87,14 @@ def markdown(result: dict[str, Any]) -> str:
     rows = []
     for row in result["rows"]:
         if not row["tried"]:
-            rows.append((row["spoof"], row["family"], "not tried: " + row["not tried"], "", "", ""))
+            rows.append((f"`{row['spoof']}`", row["family"], "not tried: " + row["not tried"], "", "", ""))
             continue
         tried = row["tried"]
-        cost = sum(row["cost"]) / tried
+        cost = f"{figures.share(sum(row['cost']) / tried)}, {sum(row['seconds']) / tried:.2g} s"
         rows.append(
             (
                 f"`{row['spoof']}`", row["family"], f"{row['fools top-Q']} of {tried}",
-                f"{row['fools every interval']} of {tried}", figures.share(cost), _what_stopped(row),
+                f"{row['fools every interval']} of {tried}", cost, _what_stopped(row),
             )
         )  # fmt: skip
     header = ("spoof", "family", "fools top-Q", "fools every interval", "cost", "first finding in every interval")
