@@ -126,8 +126,8 @@ def draw_distances(panel: Axes, result: dict[str, Any]) -> None:
 def section(result: dict[str, Any]) -> str:
     """The table and the plot, as they stand in docs/soundness.md."""
     words = (
-        f"The largest distance that each log's verifier met, {len(result['seeds'])} trials a line; logs left of δ pass. "
-        f"Below {LEAST:g}, bit for bit equal included, stands as {LEAST:g}."
+        f"The largest distance that each log's verifier met, {len(result['seeds'])} trials a line; logs left of δ "
+        f"pass. Below {LEAST:g}, bit for bit equal included, stands as {LEAST:g}."
     )
     picture = "![Largest distance of each trial, by spoof](figures/plain.svg)"
     return f"{markdown(result)}\n\n{picture}\n\n{figures.paragraph(words)}"
