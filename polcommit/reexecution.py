@@ -20,7 +20,7 @@ from polcommit.policy import Policy
 from polcommit.profiles import Profile, digest, find, require_applies
 from polcommit.records import Disclosure, Distance, Fingerprint, Openings, StepRecord
 from polcommit.replaying import Measured, ReplayedStep, ReplayReport
-from polcommit.tolerance import check_alignment, judge, reach
+from polcommit.tolerance import check_alignment, compared, judge, reach
 
 Doubt = Callable[..., None]
 
@@ -187,8 +187,8 @@ class Settled:
         if not positions:
             return          # an epoch of the run that no challenged step is of
         measured = self._measured(positions)
-        # a step that overflowed has no residual: among the pairs it would dilute the others
-        paired = {at for at, found in zip(positions, measured, strict=True) if all(found.finite)}
+        # a step that overflowed and was skipped has no residual: among the pairs it would dilute the others
+        paired = {at for at, found in zip(positions, measured, strict=True) if compared(found)}
         check_alignment(measured, _cosines_among(report.residuals, paired), profile)
         span = report.span if report.span is not None else math.nan
         rates = [found for number, found in enumerate(report.rates) if number in epochs]

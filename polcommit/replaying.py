@@ -51,7 +51,10 @@ class TensorDistance(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Record):
-    """One step compared in gradient space (spec §6, V10): ĝ as opened, g′ as computed here. All float64."""
+    """One step compared in gradient space (spec §6, V10): ĝ as opened, g′ as computed here. All float64.
+
+    Elements in which ĝ and g′ are the same, and not finite, are in no distance and in no norm.
+    """
 
     finite: tuple[bool, bool]               # whether all of ĝ, and of g′, is finite
     missing: tuple[str, ...]                # parameters with a gradient in one of the two only
@@ -66,6 +69,7 @@ class Measured(Record):
     exact_only: str | None                  # why the optimizer's update has no bound: 'bit-exact only'
     towards: float                          # cosine of ĝ − g′ with W_t − W_T (0 where the residual is zero)
     stride: float                           # lr·‖ĝ‖/(1−μ), or lr·‖Dĝ‖ where preconditioned: reach per unit of α
+    rounding: float                         # norm over the parameters of what the comparison of updates lets pass
     loss: float                             # here
     learning_rate: float                    # as are these three: what `apply` on ĝ did
     clipped: bool

@@ -43,7 +43,7 @@ def judge(record: StepRecord, replayed: ReplayedStep, profile: Profile | None) -
     _check_form(record, measured)
     tolerance = GROSS if profile is None else profile.alpha
     value = 0.0
-    if measured.finite[0]:          # as is the other then; without them there is nothing to compare but the skip
+    if compared(measured):
         value = _check_gradient(record, measured, tolerance)
         if profile is not None:
             _check_tensors(record, measured, profile)
@@ -52,12 +52,21 @@ def judge(record: StepRecord, replayed: ReplayedStep, profile: Profile | None) -
         _check_buffers(record, measured, profile)
         _check_loss(record, measured, profile)
     _check_update(record, measured)
-    if not measured.finite[0] and not measured.skipped:     # what is finite of it could be anything
+    if profile is None and not measured.finite[0] and not measured.skipped:     # no noise explains other bits here
         raise Unavailable(
-            f"step {record.step} applied a gradient that is not finite: it can be compared bit for bit only",
+            f"step {record.step} applied a gradient that is not finite: without a noise profile only bits decide",
             hint="verify in the environment that the run claims",
         )
     return Distance(step=record.step, value=value, tolerance=tolerance)
+
+
+def compared(measured: Measured) -> bool:
+    """Whether the gradient is compared: not where it overflowed and the update was skipped, so that nothing came of it.
+
+    One that is not finite and was applied is compared in its finite elements, and must be the same in the others, or
+    the distance is infinite: one infinite element, in a row of an embedding that nothing uses, would hide any others.
+    """
+    return measured.finite[0] or not measured.skipped
 
 
 def check_alignment(steps: Sequence[Measured], residuals: Sequence[float], profile: Profile) -> None:
@@ -73,14 +82,14 @@ def check_alignment(steps: Sequence[Measured], residuals: Sequence[float], profi
     paired = math.isqrt(2 * len(residuals)) + 1 if residuals else 0
     if 2 * len(residuals) != paired * (paired - 1) or paired > len(steps):
         raise Unavailable("the re-execution did not compare every pair of residuals", hint="run it again")
-    finite = [step for step in steps if all(step.finite)]       # the others have no residual
-    distances = [_relative(step.distance, min(step.opened, step.here)) for step in finite]
-    _require_spread("distances of the gradients", distances, profile.distances, len(finite))
+    having = [step for step in steps if compared(step)]         # the others have no residual
+    distances = [_relative(step.distance, min(step.opened, step.here)) for step in having]
+    _require_spread("distances of the gradients", distances, profile.distances, len(having))
     if profile.distances_preconditioned is not None:
-        distances = [_relative(*step.preconditioned) for step in finite if step.preconditioned is not None]
+        distances = [_relative(*step.preconditioned) for step in having if step.preconditioned is not None]
         _require_spread("distances of the preconditioned gradients", distances, profile.distances_preconditioned,
                         len(distances))  # fmt: skip
-    cosines = [step.towards for step in finite]
+    cosines = [step.towards for step in having]
     _require_spread("cosines of the residuals with the way to the last state", cosines, profile.towards, len(cosines))
     _require_spread("cosines of the residuals of every two steps", residuals, profile.pairs, paired // 2)
 
@@ -132,26 +141,44 @@ def reach(steps: Sequence[Measured], profile: Profile, rates: Sequence[Rates], s
     moved the weights by its `stride` times α (α_D where it was preconditioned); on average over the draw, no more than
     test 3 lets through. A stride is taken per learning rate, and the rates are summed over the run instead of the draw:
     a forger who registers a schedule in which only a few steps count is not saved by their being drawn rarely. For the
-    same reason the mean of test 3 counts as one over as many steps as count, (Σ lr)²/Σ lr² of them.
+    same reason the mean of test 3 counts as one over as many steps as count (`_counting`).
 
-    An estimate, as good as the draw is large. Infinite where there is nothing to estimate from.
+    To that comes the rounding that test 2 lets pass. It does not go by learning rates: where they are next to nothing
+    no honest update pulls back what it adds up to.
+
+    An estimate, as good as the draw is large: bursts of long gradients, or of large weights, that no drawn step met
+    are not seen. Infinite where there is nothing to estimate from.
     """
     total, squares = math.fsum(each.total for each in rates), math.fsum(each.squares for each in rates)
-    scales = [
-        (step.stride / step.learning_rate, step.preconditioned is not None)
-        for step in steps
-        if step.learning_rate > 0
-    ]
-    if not scales or not (span > 0) or not (squares > 0):
+    number = sum(each.steps for each in rates)
+    moving = [step for step in steps if step.learning_rate > 0]
+    strides = [step.stride for step in moving]
+    if not moving or not (span > 0) or not (squares > 0) or not all(map(math.isfinite, strides)):
         return math.inf
-    share = total * total / squares / sum(each.steps for each in rates)
-    count = max(1, math.floor(len(scales) * min(1.0, share) + 1e-9)) if share > 0 else 1
+    count = _counting(strides, total * total / squares / number)
     allowed = threshold(profile.distances, count)
-    preconditioned = profile.distances_preconditioned
-    adaptive = allowed if preconditioned is None else threshold(preconditioned, count)
-    bends = [scale * (adaptive if adapted else allowed) for scale, adapted in scales]
-    found = sum(bends) / len(scales) * total / span
+    weighed = profile.distances_preconditioned
+    adaptive = allowed if weighed is None else threshold(weighed, count)
+    bends = [
+        step.stride / step.learning_rate * (allowed if step.preconditioned is None else adaptive) for step in moving
+    ]
+    bent, rounded = sum(bends) / len(bends) * total, sum(step.rounding for step in steps) / len(steps) * number
+    found = (bent + rounded) / span
     return found if math.isfinite(found) else math.inf
+
+
+def _counting(strides: Sequence[float], share: float) -> int:
+    """How many of the drawn steps a mean over them is a mean of, where some move the weights and others hardly do.
+
+    The smaller of what the rates say, whose `share` of the run is (Σ lr)²/Σ lr² of its steps, and the same of the drawn
+    steps' strides: gradients may come in bursts under a constant rate.
+    """
+    largest = max(strides)
+    own = float(len(strides))
+    if largest > 0:
+        shares = [stride / largest for stride in strides]
+        own = math.fsum(shares) ** 2 / math.fsum(each * each for each in shares)
+    return max(1, math.floor(min(own, len(strides) * share) + 1e-9)) if share > 0 else 1
 
 
 # --- one step -------------------------------------------------------------------------------------------------
@@ -185,7 +212,7 @@ def _finite(value: bool) -> str:
 
 
 def _check_gradient(record: StepRecord, measured: Measured, alpha: float) -> float:
-    """Test 1 over the whole gradient; ‖ĝ − g′‖ / min(‖ĝ‖, ‖g′‖)."""
+    """Test 1 over the whole gradient, less what is the same and not finite; ‖ĝ − g′‖ / min(‖ĝ‖, ‖g′‖)."""
     least = _least(measured.opened, measured.here)
     if not (measured.distance <= alpha * least < math.inf):
         found = _share(measured.distance, least)

@@ -32,7 +32,7 @@ def step(source: random.Random, **changes: Any) -> Measured:
         finite=(True, True), missing=(), distance=math.hypot(weight, bias), opened=1.0, here=1.0, preconditioned=None,
         tensors=(tensor("bias", bias, 1e-9), tensor("weight", weight, 1.0)),
         buffers=(tensor("running_mean", 1e-8 * source.uniform(0.5, 1), 0.1),),
-        update=("weight", 0.25), exact=None, exact_only=None, towards=source.gauss(0, 0.05), stride=0.1,
+        update=("weight", 0.25), exact=None, exact_only=None, towards=source.gauss(0, 0.05), stride=0.1, rounding=0.0,
         loss=LOSS + 1e-7, learning_rate=0.1, clipped=False, skipped=False,
     )  # fmt: skip
     return replace(made, **changes)

@@ -65,6 +65,7 @@ def measured(**changes: Any) -> Measured:
         exact_only=None,
         towards=0.1,
         stride=0.1,
+        rounding=0.0,
         loss=2.00001,
         learning_rate=0.1,
         clipped=True,
@@ -119,6 +120,7 @@ FORGED: dict[str, tuple[str, dict[str, Any]]] = {
     "a gradient left out": ("parameters with a gradient", {"missing": ("weight",)}),
     "an overflow that was none": ("whether the gradient is finite", {"finite": (False, True)}),
     "an overflow passed over": ("whether the gradient is finite", {"finite": (True, False)}),
+    "an overflow in other elements": ("gradient", {"finite": (False, False), "distance": math.inf}),
 }
 
 
@@ -178,6 +180,40 @@ def test_of_a_step_that_overflowed_the_update_and_the_forward_pass_still_count()
         judge(record, replayed(measured(**changes, buffers=(tensor("running_mean", 1.0, 1.0, 0.1),))), PROFILE)
 
 
+APPLIED = {"finite": (False, False)}        # not skipped: distances and norms are of the elements that are finite
+
+
+def test_an_overflow_that_was_applied_is_compared_where_it_is_finite() -> None:
+    assert judge(RECORD, replayed(measured(**APPLIED)), PROFILE).value == 0.01
+    for name in NEEDS_A_PROFILE - {"batch-norm statistics not a number"}:
+        what, changes = FORGED[name]
+        with pytest.raises(Refuted) as caught:
+            judge(RECORD, replayed(measured(**APPLIED, **changes)), PROFILE)
+        assert caught.value.what == what
+
+
+def test_an_overflow_that_was_applied_says_nothing_without_a_profile_unless_it_is_refuted() -> None:
+    with pytest.raises(Unavailable, match="step 7 applied a gradient that is not finite"):
+        judge(RECORD, replayed(measured(**APPLIED)), None)
+    with pytest.raises(Refuted, match="gradient at step 7"):
+        judge(RECORD, replayed(measured(**APPLIED, distance=0.51)), None)
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+@pytest.mark.parametrize("finite", [(False, True), (True, False)])
+def test_an_overflow_in_one_of_the_two_only_is_refuted_skipped_or_not(
+    finite: tuple[bool, bool], skipped: bool
+) -> None:
+    for profile in (PROFILE, None):
+        with pytest.raises(Refuted, match="whether the gradient is finite"):
+            judge(replace(RECORD, skipped=skipped), replayed(measured(finite=finite, skipped=skipped)), profile)
+
+
+def test_an_overflow_that_was_skipped_and_applied_here_is_refuted() -> None:
+    with pytest.raises(Refuted, match="whether skipped"):
+        judge(replace(RECORD, skipped=True), replayed(measured(**APPLIED)), PROFILE)
+
+
 def test_a_gradient_of_nothing_equals_nothing() -> None:
     zero = {"distance": 0.0, "opened": 0.0, "here": 0.0, "tensors": (tensor("weight", 0.0, 0.0, 0.0),)}
     assert judge(RECORD, replayed(measured(**zero, preconditioned=(0.0, 0.0))), PROFILE).value == 0.0
@@ -218,11 +254,20 @@ def test_cosines_that_are_not_numbers_do_not_pass() -> None:
         check_alignment(steps([0.0, 0.0]), [math.nan], PROFILE)
 
 
-def test_a_step_that_overflowed_has_no_residual() -> None:
-    odd = [measured(finite=(False, False), towards=math.nan), *steps([0.0, 0.0])]
+def test_a_step_that_overflowed_and_was_skipped_has_no_residual() -> None:
+    odd = [measured(finite=(False, False), skipped=True, towards=math.nan), *steps([0.0, 0.0])]
     check_alignment(odd, pairs(3, 0.0), PROFILE)
     check_alignment([odd[0]], [], PROFILE)
     check_alignment([], [], PROFILE)
+
+
+def test_one_who_overflows_at_every_step_and_bends_the_rest_is_no_exception() -> None:
+    aimed = [replace(step, finite=(False, False)) for step in steps([0.99] * 10)]
+    with pytest.raises(Refuted, match="cosines of the residuals with the way to the last state"):
+        check_alignment(aimed, pairs(10, 0.0), PROFILE)
+    bent = [measured(**APPLIED, distance=0.0199, towards=0.0)] * 10
+    with pytest.raises(Refuted, match="distances of the gradients"):
+        check_alignment(bent, pairs(10, 0.0), PROFILE)
 
 
 def test_pairs_that_are_missing_were_not_checked() -> None:
@@ -304,8 +349,20 @@ def test_reach_is_what_the_tolerance_adds_up_to() -> None:
     assert threshold(PROFILE.distances, 1) == PROFILE.alpha         # one step bounds the mean no better
     assert reach([measured(preconditioned=None, stride=0.2)], PROFILE, EVEN, 12.0) == pytest.approx(0.02 * 0.2 * 25)
     assert reach([measured(stride=0.2)], PROFILE, EVEN, 12.0) == pytest.approx(0.05 * 0.2 * 25)
-    plain = [measured(preconditioned=None, stride=stride) for stride in (0.1, 0.3)]
+    plain = [measured(preconditioned=None, stride=stride) for stride in (0.1, 0.2, 0.3)]
     assert reach(plain, PROFILE, EVEN, 12.0) == pytest.approx(threshold(PROFILE.distances, 2) * 0.2 * 25)
+
+
+def test_reach_has_the_rounding_of_every_step_whatever_the_rates() -> None:
+    """Of three drawn steps it is 0.3 on average, one of them at a rate of nothing; 300 of them make 90 of 12."""
+    drawn = [measured(stride=0.0, rounding=each) for each in (0.2, 0.3)]
+    drawn.append(measured(stride=0.0, rounding=0.4, learning_rate=0.0))
+    assert reach(drawn, PROFILE, EVEN, 12.0) == pytest.approx(0.3 * 300 / 12.0)
+    slow = (Rates(steps=300, total=300e-9, squares=300e-18),)
+    still = [replace(step, learning_rate=min(step.learning_rate, 1e-9)) for step in drawn]
+    assert reach(still, PROFILE, slow, 12.0) == pytest.approx(0.3 * 300 / 12.0)
+    both = [measured(preconditioned=None, stride=0.2, rounding=0.3)]
+    assert reach(both, PROFILE, EVEN, 12.0) == pytest.approx(0.02 * 0.2 * 25 + 0.3 * 25)
 
 
 def test_reach_falls_with_the_size_of_the_draw() -> None:
@@ -322,6 +379,28 @@ def test_reach_is_not_diluted_by_steps_that_do_not_count() -> None:
     assert diluted == pytest.approx(even * PROFILE.alpha / threshold(PROFILE.distances, 59)) and diluted > even
 
 
+def test_reach_is_not_diluted_by_steps_with_next_to_no_gradient() -> None:
+    """The rate is constant: it is the drawn steps' own strides that say that three of sixty count."""
+    bursts = [measured(preconditioned=None, stride=stride) for stride in [0.1] * 3 + [1e-9] * 57]
+    even = [measured(preconditioned=None, stride=0.1 * 3 / 60)] * 60
+    diluted = reach(bursts, PROFILE, EVEN, 12.0)
+    allowed = threshold(PROFILE.distances, 3)
+    assert diluted == pytest.approx(allowed * 0.1 * 3 / 60 * 25, rel=1e-6)
+    assert diluted == pytest.approx(reach(even, PROFILE, EVEN, 12.0) * allowed / threshold(PROFILE.distances, 60))
+
+
+def test_of_rates_and_strides_the_one_counts_by_which_fewer_steps_do() -> None:
+    half = (Rates(steps=300, total=150 * 2 * RATE, squares=150 * (2 * RATE) ** 2),)
+    for strides, count in (([0.1] * 60, 30), ([0.1] * 12 + [0.0] * 48, 12), ([0.1] * 40 + [0.0] * 20, 30)):
+        drawn = [measured(preconditioned=None, stride=stride) for stride in strides]
+        mean = sum(strides) / len(strides)
+        assert reach(drawn, PROFILE, half, 12.0) == pytest.approx(threshold(PROFILE.distances, count) * mean * 25)
+
+
+def test_a_draw_that_nothing_moved_in_reaches_nothing() -> None:
+    assert reach([measured(stride=0.0)] * 5, PROFILE, EVEN, 12.0) == 0.0
+
+
 def test_reach_without_anything_to_go_by_is_without_bound() -> None:
     for found in (
         reach([], PROFILE, EVEN, 12.0),
@@ -331,5 +410,8 @@ def test_reach_without_anything_to_go_by_is_without_bound() -> None:
         reach([replace(measured(), learning_rate=0.0)], PROFILE, EVEN, 12.0),
         reach([measured(stride=math.nan)], PROFILE, EVEN, 12.0),
         reach([measured(stride=math.inf), measured(stride=-math.inf)], PROFILE, EVEN, 12.0),
+        reach([measured(), measured(stride=math.nan)], PROFILE, EVEN, 12.0),
+        reach([measured(rounding=math.nan)], PROFILE, EVEN, 12.0),
+        reach([measured(rounding=math.inf)], PROFILE, EVEN, 12.0),
     ):
         assert found == math.inf

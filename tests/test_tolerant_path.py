@@ -419,12 +419,11 @@ def test_a_reach_that_is_not_known_is_not_within_bounds(told: dict[str, Any]) ->
     assert verdict.reach == math.inf
 
 
-def test_a_gradient_that_overflowed_and_was_applied_settles_nothing() -> None:
-    """One infinite element, in a row of an embedding that nothing uses, would hide any others."""
-    verification = there(told={"seen": {"finite": (False, False), "distance": math.nan}})
-    verdict = verdict_of(verification)
-    assert verdict.verdict == "inconclusive" and verdict.tolerated == ()
-    assert "not finite" in verdict.findings[0].what
+def test_a_gradient_that_overflowed_and_was_applied_is_compared_where_it_is_finite() -> None:
+    """'Could not check' would be drawn again until it is missed; and one infinite element must not hide any others."""
+    accepted(there(told={"seen": {"finite": (False, False)}}))
+    verification = there(told={"seen": {"finite": (False, False), "distance": math.inf}})
+    rejected(verification, "V10", "gradient", at=1)
 
 
 def test_nor_does_it_in_the_environment_that_is_claimed() -> None:

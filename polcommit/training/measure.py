@@ -20,7 +20,16 @@ from polcommit.errors import Refuted
 from polcommit.records import Gradient, StateIndex, TensorEntry
 from polcommit.replaying import Measured, TensorDistance
 from polcommit.training.loading import FetchedBatch
-from polcommit.training.optimizers import Applied, Update, multiplier, no_bound, preconditioner, watch
+from polcommit.training.optimizers import (
+    PARAMETER_EPS,
+    SLOT_ULPS,
+    Applied,
+    Update,
+    multiplier,
+    no_bound,
+    preconditioner,
+    watch,
+)
 from polcommit.training.replay import Engine
 from polcommit.training.residuals import norm, number, root
 from polcommit.training.schema import Fetch, opened_tensor
@@ -56,7 +65,7 @@ class _Execution:
 
 
 def measure(engine: Engine, opened: OpenedStep, batch: FetchedBatch) -> tuple[Measured, dict[str, torch.Tensor]]:
-    """The comparison, and the residual ĝ - g′ by name of the trained parameter (float64; empty if not finite).
+    """The comparison, and the residual ĝ - g′ by name of the trained parameter (float64; empty if not comparable).
 
     The engine's state is afterwards that after the step, with ĝ applied.
 
@@ -78,12 +87,15 @@ def measure(engine: Engine, opened: OpenedStep, batch: FetchedBatch) -> tuple[Me
         fetch=opened.fetch,
     )
     scales = _preconditioners(engine, done)
-    residual = _residual(done) if all(finite) else {}
     whole = [found for found in tensors if found.name in done.trained]
+    distance = root(found.distance for found in whole)
+    # of a skipped overflow nothing came, and in one that was applied the two may differ in where they are finite
+    comparable = distance < math.inf and (all(finite) or not done.result.skipped)
+    residual = _residual(done) if comparable else {}
     measured = Measured(
         finite=finite,
         missing=tuple(sorted(done.opened.keys() ^ done.here.keys())),
-        distance=root(found.distance for found in whole),
+        distance=distance,
         opened=root(found.opened for found in whole),
         here=root(found.here for found in whole),
         preconditioned=_preconditioned(done, scales),
@@ -94,6 +106,7 @@ def measure(engine: Engine, opened: OpenedStep, batch: FetchedBatch) -> tuple[Me
         exact_only=no_bound(engine.recipe, engine.state),
         towards=_towards(residual, opened),
         stride=0.0 if done.result.skipped else _stride(done, scales),
+        rounding=_rounding(engine, done, opened, scales),
         loss=done.result.loss,
         learning_rate=done.result.learning_rate,
         clipped=done.result.clipped,
@@ -158,12 +171,17 @@ def _execute(engine: Engine, opened: OpenedStep, batch: FetchedBatch) -> _Execut
 
 
 def _pairs(done: _Execution) -> Iterable[tuple[str, torch.Tensor, torch.Tensor]]:
-    """(name, ĝ, g′) in float64 of every parameter that has a gradient in either; zero where it has none."""
+    """(name, ĝ, g′) in float64 of every parameter that has a gradient in either; zero where it has none.
+
+    Zero, too, where both are the same and not finite: that is no distance, and must not hide those of other elements.
+    """
     for name in sorted(done.opened.keys() | done.here.keys()):
         form = done.opened.get(name, done.here.get(name))
         assert form is not None
         zero = torch.zeros((), dtype=torch.float64).expand(form.shape)
-        yield name, done.opened.get(name, zero).double(), done.here.get(name, zero).double()
+        there, here = done.opened.get(name, zero).double(), done.here.get(name, zero).double()
+        odd = ~there.isfinite() & ((there == here) | (there.isnan() & here.isnan()))
+        yield (name, there.masked_fill(odd, 0.0), here.masked_fill(odd, 0.0)) if odd.any() else (name, there, here)
 
 
 def _gradient_distances(done: _Execution) -> Iterable[TensorDistance]:
@@ -190,7 +208,7 @@ def _preconditioners(engine: Engine, done: _Execution) -> dict[str, torch.Tensor
     """D by parameter name, as the update of this step used it: from the opened state and ĝ.
 
     Not from the opened state alone: an element whose first gradient this is has a second moment of zero there, and
-    would outweigh all others.
+    would outweigh all others. Zero where the optimizer was given what is not finite, and made nothing else of it.
     """
     parameters = named_parameters(engine.state.model)
     scales: dict[str, torch.Tensor] = {}
@@ -198,17 +216,48 @@ def _preconditioners(engine: Engine, done: _Execution) -> dict[str, torch.Tensor
         slots = engine.state.optimizer.state.get(parameters[name], {})
         scale = preconditioner(slots, applied.settings) if slots else None
         if scale is not None:
-            scales[name] = scale
+            scales[name] = scale.masked_fill(~applied.gradient.isfinite(), 0.0)
     return scales
 
 
 def _stride(done: _Execution, scales: Tensors) -> float:
-    """lr·‖ĝ‖/(1-μ), or lr·‖Dĝ‖/(1-μ), of the gradient as the optimizer was given it, over all groups."""
+    """lr·‖ĝ‖/(1-μ), or lr·‖Dĝ‖/(1-μ), of the gradient as the optimizer was given it, over all groups.
+
+    Less what is not finite of it: nobody bends that.
+    """
     parts = []
     for name, applied in done.applied.items():
-        gradient = applied.gradient.double()
+        gradient = applied.gradient.double().masked_fill(~applied.gradient.isfinite(), 0.0)
         parts.append(multiplier(applied.settings) * norm(gradient * scales[name] if name in scales else gradient))
     return root(parts)
+
+
+def _rounding(engine: Engine, done: _Execution, opened: OpenedStep, scales: Tensors) -> float:
+    """‖what test 2 lets each element of each parameter differ by‖: how far a step may be off, unseen.
+
+    The optimizer's own tensors are left out: what their roundings move weights by is a vanishing share of a stride.
+    """
+    before = {entry.name: entry for entry in opened.before.tensors}
+    parameters = named_parameters(engine.state.model)
+    declared = engine.recipe.UPDATE_BOUNDS.get("parameter")
+    parts = []
+    for name, applied in done.applied.items():
+        old, new = _double(before[f"parameter/{name}"], opened.fetch), parameters[name].detach()
+        eps, largest = torch.finfo(new.dtype).eps, max(_largest(old), _largest(new))
+        if declared is not None:
+            allowed = torch.tensor(declared * largest, dtype=torch.float64)
+        else:
+            allowed = PARAMETER_EPS * eps * largest + SLOT_ULPS * eps * _cancelled(old, applied, scales.get(name))
+        parts.append(norm(allowed.expand(old.shape)))
+    return root(parts)
+
+
+def _cancelled(old: torch.Tensor, applied: Applied, scale: torch.Tensor | None) -> torch.Tensor:
+    """What a coupled weight decay may amount to where it cancels the gradient, and D is large (`optimizers.Update`)."""
+    decay = 0.0 if applied.settings.get("decoupled_weight_decay") else float(applied.settings.get("weight_decay", 0.0))
+    if scale is None or not decay:
+        return torch.zeros((), dtype=torch.float64)
+    return (multiplier(applied.settings) * scale * decay * old.abs()).nan_to_num(0.0, 0.0)
 
 
 def _towards(residual: Tensors, opened: OpenedStep) -> float:
@@ -272,6 +321,11 @@ def _distance(name: str, there: torch.Tensor, here: torch.Tensor) -> TensorDista
         size=there.numel(),
         zeros=int(((there == 0) != (here == 0)).sum()),
     )
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    """The largest magnitude among the finite elements; 0 where there is none."""
+    return float(tensor.nan_to_num(0.0, 0.0, 0.0).abs().max()) if tensor.numel() else 0.0
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:

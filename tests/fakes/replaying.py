@@ -196,6 +196,7 @@ class HonestReplayer:
             exact_only=None,
             towards=cosine(residual, way),
             stride=own.learning_rate * norm(there),
+            rounding=0.0,
             loss=own.loss,
             learning_rate=own.learning_rate,
             clipped=own.clipped,

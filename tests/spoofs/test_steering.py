@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from polcommit.spoofs.measure.zeros import Untied, moved_embeddings
 from polcommit.spoofs.plain.trial import victim
 from polcommit.tolerance import check_alignment, judge, reach
 from polcommit.training.loading import Loader
+from polcommit.training.measure import opened_parameters, span
 from polcommit.training.recipe import Recipe
 from polcommit.training.replay import Engine
 from polcommit.training.residuals import Residuals
@@ -223,6 +225,22 @@ def test_slack_of_the_optimizer_is_inside_test_2_and_goes_nowhere() -> None:
     judged(run, by)
 
 
+def test_at_a_rate_of_nothing_slack_goes_all_the_way_and_the_reach_has_it() -> None:
+    """No test of a step or of the draw sees it: without the roundings in it, the reach would be nothing too."""
+    of = replace(recipe("sgd"), peak=steering_runs.NOTHING * steering.RATES["sgd"], steps=60)
+    by = profile(of, adaptive=False)
+    spoof = OptimizerSlack(by)
+    run = forged(spoof, of)
+    fetch = run.memory.fetch
+    way = span(opened_parameters(run.last, fetch), opened_parameters(run.first, fetch))
+    engine = Engine(of, SEED)
+    found = [run.compare(engine, opening)[0] for opening in run.openings]
+    rates = rates_of(of, (1,), of.steps)
+    assert judged(run, by) > 0
+    assert 1.0 <= reach(found, by, rates, way) < 2.0      # the spoof keeps a margin
+    assert reach([replace(step, rounding=0.0) for step in found], by, rates, way) < 0.01
+
+
 def test_gradients_where_they_are_zero_by_structure_are_refuted(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_bytes(bytes(32 + byte % 20 for byte in sha256(b"zeros").digest() * 60))
@@ -281,6 +299,30 @@ def test_the_experiment_finds_what_the_tests_are_for(monkeypatch: pytest.MonkeyP
         assert by[optimizer, "slack", "random", None]["towards"] == 0.0
 
 
+def test_what_rounding_alone_moves_is_what_the_reach_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At rates of next to nothing every step gets nearer, and by no more than test 4 counts."""
+    of = SteeredDigits()
+    profiles = {name: profile(of, adaptive=name == "adamw", alpha=0.1) for name in steering.OPTIMIZERS}
+    monkeypatch.setattr(steering, "TRAINING", 100)
+    rows = steering.results(steering.steer_these(steering.still(profiles), 150, profiles), profiles)
+    assert [row["optimizer"] for row in rows] == list(steering.OPTIMIZERS)
+    for row in rows:
+        distances = [distance for _, distance in row["trace"]]
+        assert distances == sorted(distances, reverse=True) and row["least"] == row["end"] < 1.0
+        assert row["caught"] == 0 and 0.95 < row["reach"] < 1.5
+
+
+def test_fewer_steps_count_where_strides_come_in_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "TRAINING", 100)
+    of = SteeredDigits()
+    by = profile(of, adaptive=False)
+    run = steering.steer_these(steering.rare_bursts({"sgd": by}), 300, {"sgd": by})
+    even = steering.steer_these(steering.still({"sgd": by}), 300, {"sgd": by})
+    assert steering._counted(run, 0) == 1 < steering._counted(even, 0) <= steering.DRAWN
+    run.forgers = [replace(run.forgers[0], variant="plain")]        # as if its rates said nothing
+    assert steering._counted(run, 0) < 5
+
+
 def test_the_whole_experiment_becomes_a_section_and_what_is_cached_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +349,8 @@ def test_everyone_bends_within_the_profile() -> None:
     names = Side(of, ["clean"]).names
     assert float(within(by, names, drawn=90).alpha) < float(within(by, names).alpha) == pytest.approx(0.1)
     assert {each.every for each in steering.rare_bursts({"sgd": by})} == {steering.RARE}
-    assert set(steering_runs.VARIANTS) == {each.variant for each in steering.forgers("sgd", by)}
+    found = [*steering.forgers("sgd", by), *steering.odd_rates({"sgd": by})]
+    assert set(steering_runs.VARIANTS) == {each.variant for each in found}
 
 
 def test_a_wider_profile_is_wider_in_all_that_is_a_distance() -> None:

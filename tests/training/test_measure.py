@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from polcommit.errors import Refuted, UsageError
+from polcommit.recipes.digits import Digits
 from polcommit.records import Gradient, StateIndex, TensorEntry
 from polcommit.replaying import Measured
 from polcommit.session.environments import has_capability
@@ -247,6 +248,57 @@ def test_a_next_state_that_is_not_a_number_is_infinitely_far(digits: Opened) -> 
     assert digits.measure(digits.forged(opening, "after", name, state)).update == (name, math.inf)
 
 
+class Overflowing(mixed.Mixed):
+    """One element of the gradient is infinite, and applied; the loss is not."""
+
+    def loss(self, state: TrainingState, micro_batch: Any, k: int, n: int) -> torch.Tensor:
+        bias = state.model.out.bias  # type: ignore[union-attr]
+        assert isinstance(bias, torch.Tensor)
+        root: torch.Tensor = (bias[3] - bias[3].detach()).sqrt()
+        return super().loss(state, micro_batch, k, n) + root
+
+
+@pytest.fixture(scope="module", params=[("sgd", None), ("adamw", None), ("adamw", 0.5)], ids=str)
+def overflowing(request: pytest.FixtureRequest) -> Opened:
+    optimizer, clip = request.param
+    return opened_run(Overflowing(optimizer=optimizer, clip=clip, schedule="pure", native_dropout=False), 1)
+
+
+def test_an_overflow_that_is_the_same_in_both_is_no_distance(overflowing: Opened) -> None:
+    (opening,) = overflowing.steps
+    found = overflowing.measure(opening)
+    assert found.finite == (False, False) and not found.skipped and math.isfinite(found.loss)
+    assert found.distance == 0.0 and 0 < found.opened == found.here < math.inf
+    assert found.preconditioned is None or found.preconditioned[0] == 0.0 < found.preconditioned[1] < math.inf
+    assert (found.update, found.exact) == (("", 0.0), None) and math.isfinite(found.stride)
+
+
+def test_it_does_not_hide_what_is_bent_beside_it(overflowing: Opened) -> None:
+    (opening,) = overflowing.steps
+    name = "gradient/out.weight"
+    gradient = overflowing.tensor(opening, "gradient", name)
+    bent = overflowing.forged(opening, "gradient", name, gradient * 1.5)
+    found, residual = harness.measured(overflowing.engine, bent, overflowing.last, overflowing.blobs)
+    assert found.finite == (False, False)
+    assert math.isclose(found.distance, 0.5 * float(gradient.double().norm()), rel_tol=1e-6)
+    assert math.isclose(float(residual["out.weight"].norm()), found.distance, rel_tol=1e-9)
+    assert found.preconditioned is None or 0 < found.preconditioned[0] < math.inf
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("gradient/out.bias", -math.inf), ("gradient/out.bias", math.nan), ("gradient/first.bias", math.inf),
+])  # fmt: skip
+def test_an_overflow_elsewhere_or_of_another_kind_is_infinitely_far(
+    overflowing: Opened, name: str, value: float
+) -> None:
+    (opening,) = overflowing.steps
+    gradient = overflowing.tensor(opening, "gradient", name)
+    gradient[3] = value
+    forged = overflowing.forged(opening, "gradient", name, gradient)
+    found, residual = harness.measured(overflowing.engine, forged, overflowing.last, overflowing.blobs)
+    assert found.finite == (False, False) and found.distance == math.inf and residual == {}
+
+
 # --- forged updates -----------------------------------------------------------------------------------------------
 
 
@@ -257,6 +309,41 @@ def test_a_forged_parameter_is_measured_in_roundings_of_the_largest(digits: Open
     state[0, 0, 0, 0] += 4 * 2.0**-23 * float(state.abs().max())
     found = digits.measure(digits.forged(opening, "after", name, state))
     assert found.update[0] == name and 1.4 < found.update[1] < 2.6 and found.exact is None
+
+
+@pytest.mark.parametrize("run", ["digits", "gpt"])
+def test_rounding_is_the_norm_of_what_is_not_seen_in_the_parameters(run: str, request: pytest.FixtureRequest) -> None:
+    """Moved by all of it at once, no parameter is further off than it may be, but for the last bit of the largest."""
+    case: Opened = request.getfixturevalue(run)
+    opening = case.steps[1]
+    moved = {}
+    for entry in opening.after.tensors:
+        if entry.kind == "parameter":
+            old, new = (case.tensor(opening, part, entry.name) for part in ("before", "after"))
+            moved[entry.name] = new + 2 * 2.0**-23 * torch.maximum(old.abs().max(), new.abs().max())
+    found = case.measure(harness.forged(opening, case.blobs, after=moved))
+    assert 0.9 < found.update[1] < 1.3
+    length = math.hypot(*(
+        float((tensor.double() - case.tensor(opening, "after", name).double()).norm()) for name, tensor in moved.items()
+    ))  # fmt: skip
+    assert math.isclose(found.rounding, length, rel_tol=0.02)
+
+
+def roundings(case: Opened, opening: harness.Opening, share: float) -> float:
+    """The norm of that share of each tensor's largest magnitude, over the elements of all parameters that learn."""
+    total = 0.0
+    for entry in opening.before.tensors:
+        if entry.kind == "parameter" and not entry.name.endswith("/frozen"):
+            old, new = (case.tensor(opening, part, entry.name).double() for part in ("before", "after"))
+            total += old.numel() * (share * float(torch.maximum(old.abs().max(), new.abs().max()))) ** 2
+    return math.sqrt(total)
+
+
+def test_over_an_honest_run_of_digits_roundings_add_up_to_next_to_nothing() -> None:
+    case = opened_run(Digits(batch=32), 1, 300)
+    first, last = case.steps
+    ends = [opened_parameters(index, case.blobs.fetch) for index in (last.after, first.before)]
+    assert 300 * max(case.measure(opening).rounding for opening in case.steps) < 0.01 * span(*ends)
 
 
 @pytest.mark.parametrize(("run", "slot"), [("digits", "momentum_buffer"), ("gpt", "exp_avg"), ("gpt", "exp_avg_sq")])
@@ -384,6 +471,7 @@ def test_an_overflow_is_skipped_and_must_leave_everything_where_it_was(scaled: O
     still = tuple(
         entries[e.name] if e.kind in ("parameter", "optimizer") else e for e in opening.after.tensors
     )
+    assert found.rounding == 0.0        # nothing may move by any
     left = replace(bent, after=replace(opening.after, tensors=still))
     assert str(scaled.measure(left).exact).startswith("scalar scaler/")
 
@@ -422,6 +510,7 @@ def test_what_has_no_bound_is_exact_only() -> None:
     state = declared.tensor(opening, "after", name)
     state[0, 0] += 2e-4 * float(state.abs().max())
     found = declared.measure(declared.forged(opening, "after", name, state))
+    assert math.isclose(found.rounding, roundings(declared, opening, 1e-4), rel_tol=1e-3)
     assert found.exact_only is None and found.update[0] == name and 1.8 < found.update[1] < 2.2
     slot = next(entry.name for entry in opening.after.tensors if entry.name.endswith("/prev"))
     state = declared.tensor(opening, "after", slot)
@@ -469,6 +558,9 @@ def test_known_optimizers_stay_within_their_bounds_and_forgers_do_not(name: str)
     for opening in case.steps:
         found = case.measure(opening)
         assert (found.update, found.exact, found.exact_only) == (("", 0.0), None, None)
+        due = roundings(case, opening, 2 * 2.0**-23)
+        cancels = name == "adam with coupled decay"         # the decay, which D may make large again
+        assert found.rounding > due if cancels else math.isclose(found.rounding, due, rel_tol=1e-9)
         if "sgd" not in name:
             assert found.preconditioned is not None and found.preconditioned[1] > 0 and math.isfinite(found.stride)
         for entry in opening.after.tensors:

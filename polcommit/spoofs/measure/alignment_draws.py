@@ -141,8 +141,8 @@ def measured(towards: float, distance: float, preconditioned: float | None) -> M
     return Measured(
         finite=(True, True), missing=(), distance=distance, opened=1.0, here=1.0,
         preconditioned=None if preconditioned is None else (preconditioned, 1.0), tensors=(), buffers=(),
-        update=("", 0.0), exact=None, exact_only=None, towards=towards, stride=0.0, loss=0.0, learning_rate=0.0,
-        clipped=False, skipped=False,
+        update=("", 0.0), exact=None, exact_only=None, towards=towards, stride=0.0, rounding=0.0, loss=0.0,
+        learning_rate=0.0, clipped=False, skipped=False,
     )  # fmt: skip
 
 

@@ -124,6 +124,17 @@ def rare_bursts(profiles: Mapping[str, Profile]) -> list[Forger]:
     ]  # fmt: skip
 
 
+def still(profiles: Mapping[str, Profile]) -> list[Forger]:
+    """Those who bend nothing, and live on the rounding that test 2 lets pass."""
+    own = [name for name in OPTIMIZERS if name in profiles]
+    return [Forger(labels="clean", optimizer=name, rate=RATES[name], profile=name, variant="still") for name in own]
+
+
+def odd_rates(profiles: Mapping[str, Profile]) -> list[Forger]:
+    """Those who register rates of next to nothing, for most of the run or for all of it."""
+    return [*rare_bursts(profiles), *still(profiles)]
+
+
 def by_alpha(profiles: Mapping[str, Profile]) -> tuple[list[Forger], dict[str, Profile]]:
     """Those who keep to the nets' own profiles, and to them made wider and narrower: what each way gets out of α."""
     everyone, scaled = [], {}
@@ -225,16 +236,24 @@ def _counting(steps: int) -> float:
     return math.fsum(shares) ** 2 / math.fsum(share * share for share in shares) / steps
 
 
+def _counted(run: Run, lane: int) -> int:
+    """Of a draw of `DRAWN` steps, those that count in test 4: by their rates, or by the strides of the whole run."""
+    forger, total, squares = run.forgers[lane], float(run.stride[-1][lane]), float(run.squares[lane])
+    rates = _counting(run.steps) / (forger.every if forger.variant == "bursts" else 1)
+    strides = total * total / squares / run.steps if squares > 0 else 1.0
+    return max(1, math.floor(DRAWN * min(rates, strides)))
+
+
 def results(run: Run, profiles: Mapping[str, Profile]) -> list[dict[str, Any]]:
     """A row for each forger."""
     rows = []
-    distance, moved, stride = torch.stack(run.distance), torch.stack(run.moved), torch.stack(run.stride)
+    distance, moved = torch.stack(run.distance), torch.stack(run.moved)
+    stride, rounding = torch.stack(run.stride), torch.stack(run.rounding)
     for lane, forger in enumerate(run.forgers):
         alpha, profile = forger.alpha, profiles[forger.profile]
         if alpha is None:       # as test 4 has it for a draw of this size
-            counted = max(1, math.floor(DRAWN * _counting(run.traced[-1]) / forger.every))
-            alpha = threshold(profile.distances_preconditioned or profile.distances, counted)
-        reach = alpha * stride[:, lane] / moved[:, lane].clamp_min(1e-30)
+            alpha = threshold(profile.distances_preconditioned or profile.distances, _counted(run, lane))
+        reach = (alpha * stride[:, lane] + rounding[:, lane]) / moved[:, lane].clamp_min(1e-30)
         allowed = distance[:, lane][reach <= 1.0]
         found = alignment(run, lane, profile)
         assert run.accuracy is not None
@@ -261,9 +280,9 @@ def measure(cache: Path, lengths: Sequence[int] = LENGTHS, honest: int = DRAWS) 
     profiles = {optimizer: calibrated(optimizer, cache) for optimizer in OPTIMIZERS}
     profiles |= {profile.name: profile for profile in shipped()}
     runs = [dict(_cached(cache / f"run-{steps}.json", partial(_one, steps, profiles))) for steps in lengths]
-    diluted = _cached(cache / f"rare-{max(lengths)}.json", partial(_rare, max(lengths), profiles))
+    odd = _cached(cache / f"odd-rates-{max(lengths)}.json", partial(_odd_rates, max(lengths), profiles))
     middle = min(MIDDLE, max(lengths))
-    runs[-1]["forgers"] = [*runs[-1]["forgers"], *diluted["forgers"]]
+    runs[-1]["forgers"] = [*runs[-1]["forgers"], *odd["forgers"]]
     return {
         "recipe": dict(SteeredDigits().configuration()), "rates": RATES, "drawn": DRAWN, "challenges": CHALLENGES,
         "profiles": {name: _of_profile(profile) for name, profile in profiles.items()},
@@ -281,9 +300,8 @@ def _one(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
     return {"steps": steps, "forgers": results(steer(steps, profiles), profiles)}
 
 
-def _rare(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
-    run = steer_these(rare_bursts(profiles), steps, profiles)
-    return {"steps": steps, "forgers": results(run, profiles)}
+def _odd_rates(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    return {"steps": steps, "forgers": results(steer_these(odd_rates(profiles), steps, profiles), profiles)}
 
 
 def _by_alpha(steps: int, profiles: Mapping[str, Profile]) -> dict[str, Any]:

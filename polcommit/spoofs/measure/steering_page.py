@@ -18,6 +18,7 @@ VARIANTS = {
     "decoy": "every second step, tiny residuals the other way between",
     "bursts": "bends one step in {every}, and only those have a rate",
     "slack": "no bend: the rounding that test 2 lets pass",
+    "still": "likewise, at rates of next to nothing",
 }
 
 Rows = list[dict[str, Any]]
@@ -84,10 +85,17 @@ def _gaps(result: Mapping[str, Any]) -> str:
         parts.append(
             "Tests 3 and 4 are means over steps, and not over what the steps move. A forger who registers a learning "
             f"rate that is next to nothing in all but one step of {best.get('every', 10)}, and bends only those, keeps "
-            f"the means small and gets to {best['least']:.3f}, with a reach of {best['reach']:.2g} where it is taken "
-            "as a mean over drawn steps, as in these tables. Test 4 therefore sums the committed rates of the run "
-            "instead, and lets the mean distance count as one over as many steps as count, (Σ lr)²/Σ lr² of them: for "
-            "such a schedule that is α itself."
+            f"the means small and gets to {best['least']:.3f}. Test 4 therefore sums the committed rates of the run, "
+            "and lets the mean distance count as one over as many steps as count, (Σ lr)²/Σ lr² of them, or of the "
+            f"drawn ones by their strides: for such a schedule that is α itself, and the reach {best['reach']:.2g}."
+        )
+    resting = [row for row in tried if row["variant"] == "still"]
+    if resting:
+        best = min(resting, key=lambda row: row["least"])
+        parts.append(
+            "Where every rate is next to nothing, no true update pulls back what test 2 lets pass as rounding: "
+            f"{best['steps']:,} steps of nothing else come to {best['least']:.3f}. Test 4 adds up what it lets pass in "
+            f"every step, whatever the rate, and the reach is {best['reach']:.2g}."
         )
     if unbent:
         longest = max(unbent, key=lambda row: (row["steps"], row["reach"]))
@@ -233,7 +241,7 @@ def _honest(result: Mapping[str, Any]) -> str:
 
 def draw_distances(axes: Axes, result: Mapping[str, Any], optimizer: str) -> None:
     """Distances over the steps of the longest run."""
-    styles = dict(zip(VARIANTS, ("-", "--", (0, (5, 3, 1, 3)), ":", "-.", (0, (1, 3))), strict=True))
+    styles = dict(zip(VARIANTS, ("-", "--", (0, (5, 3, 1, 3)), ":", "-.", (0, (1, 3)), (0, (1, 1))), strict=True))
     colours = {"clean": "C0", "noisy": "C1", "random": "C3"}
     for row in result["runs"][-1]["forgers"]:
         if row["optimizer"] != optimizer or row["profile"] not in NAMES:

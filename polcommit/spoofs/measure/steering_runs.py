@@ -24,10 +24,11 @@ from polcommit.training.optimizers import PARAMETER_EPS
 #: decoy      every second step, by chance; the others have a residual of next to nothing, and the other way
 #: bursts     one step in `every`, by chance, and only those have a learning rate to speak of
 #: slack      leaves gradients alone, and moves each weight by what the comparison of updates lets pass
-VARIANTS = ("plain", "quiet", "scattered", "decoy", "bursts", "slack")
+#: still      likewise, at a learning rate of next to nothing: no true update pulls back
+VARIANTS = ("plain", "quiet", "scattered", "decoy", "bursts", "slack", "still")
 
 TRACES = 60         # places at which distances are noted
-NOTHING = 1e-6      # of the gradient's norm: a residual that is only there to have a direction
+NOTHING = 1e-6      # of the gradient's norm: a residual that is only there to have a direction; likewise of a rate
 _TINY = 1e-30
 
 
@@ -56,6 +57,8 @@ class Run:
     distance: list[torch.Tensor] = field(default_factory=list)     # (L,) each: ‖W_t − W_T‖
     moved: list[torch.Tensor] = field(default_factory=list)        # ‖W_t − W_0‖
     stride: list[torch.Tensor] = field(default_factory=list)       # Σ lr·‖ĝ‖, or Σ lr·‖Dĝ‖, so far
+    rounding: list[torch.Tensor] = field(default_factory=list)     # Σ of what test 2 lets pass, so far
+    squares: torch.Tensor = field(default_factory=lambda: torch.zeros(0))  # (L,): Σ of squared strides, of all steps
     weights: list[Lanes] = field(default_factory=list)             # of the steps taken at random: W before
     residuals: list[Lanes] = field(default_factory=list)           # likewise
     distances: list[torch.Tensor] = field(default_factory=list)    # likewise: (L, 2), ‖ĝ − g‖ and ‖D(ĝ − g)‖, relative
@@ -85,6 +88,8 @@ def run_forgers(
             found.distance.append(lanes.distance())
             found.moved.append((lanes.weights - lanes.start).norm(dim=1) / lanes.span)
             found.stride.append(lanes.stride / lanes.span)
+            found.rounding.append(lanes.rounding / lanes.span)
+    found.squares = lanes.squares / lanes.span.square()
     found.end, found.accuracy = lanes.weights, side.accuracy(lanes.weights)
     return found
 
@@ -107,12 +112,12 @@ class _Lanes:
         self.weights = start.expand(len(forgers), -1).clone()
         self.span = (start - targets).norm(dim=1)
         self.optimizer = Optimizer([forger.optimizer for forger in forgers], self.weights)
-        self.stride = torch.zeros(len(forgers))
+        self.stride, self.squares, self.rounding = torch.zeros(3, len(forgers), dtype=torch.float64)
         self._bender = Bender(side.sizes, limits)
         self._rates = torch.tensor([forger.rate for forger in forgers])
         self._is = {name: torch.tensor([each.variant == name for each in forgers]) for name in VARIANTS}
         self._every = torch.tensor([forger.every for forger in forgers])
-        self._slack = bool(self._is["slack"].any())
+        self._slack = self._is["slack"] | self._is["still"]
         quiet = [lane for lane, each in enumerate(forgers) if each.variant in ("quiet", "scattered")]
         self._quiet = torch.tensor(quiet, dtype=torch.int64)
         self._quietly = Bender(side.sizes, limits.lanes(self._quiet))
@@ -127,7 +132,7 @@ class _Lanes:
         """One step of every lane; the residuals ĝ - g, and their relative lengths (L, 2): theirs, and under D."""
         gradient, _ = self.side.gradient(self.weights, indices)
         scale = self.optimizer.scale(gradient)
-        idle = self._is["bursts"] & (torch.rand((), generator=self._chance) * self._every >= 1)
+        idle = self._is["bursts"] & (torch.rand((), generator=self._chance) * self._every >= 1) | self._is["still"]
         even = bool(torch.rand((), generator=self._chance) < 0.5)
         rate = self._rates * share_of_peak(step, self.recipe.steps)
         rate = torch.where(idle, NOTHING * rate, rate)
@@ -136,11 +141,11 @@ class _Lanes:
         least = torch.minimum(gradient.norm(dim=1), opened.norm(dim=1)).clamp_min(_TINY)
         used = (opened * scale).norm(dim=1)
         self.stride += rate * used
+        self.squares += (rate * used).double().square()
         weighed = (residual * scale).norm(dim=1) / used.clamp_min(_TINY)
         relative = torch.stack([residual.norm(dim=1) / least, weighed], 1)
         self.weights = self.weights - rate[:, None] * self.optimizer.update(opened)
-        if self._slack:
-            self._take_slack()
+        self._round()
         return residual, relative
 
     def _bent(self, gradient: Lanes, scale: Lanes, rate: torch.Tensor, *, idle: torch.Tensor, even: bool) -> Lanes:
@@ -159,17 +164,19 @@ class _Lanes:
             small = NOTHING * gradient.norm(dim=1) / away.norm(dim=1).clamp_min(_TINY)
             decoy = torch.where(gradient == 0, 0.0, -away * small[:, None])
             full = torch.where(self._is["decoy"][:, None], decoy, full)
-        return torch.where((idle | self._is["slack"])[:, None], 0.0, full)
+        return torch.where((idle | self._slack)[:, None], 0.0, full)
 
-    def _take_slack(self) -> None:
-        """Move each weight towards the goal by what `training.optimizers` allows two processors to differ."""
-        eps = torch.finfo(self.weights.dtype).eps
-        parts = []
+    def _round(self) -> None:
+        """What `training.optimizers` allows two processors to differ: who lives on it moves each weight by as much."""
         sizes = self.side.sizes
-        for part, goal in zip(self.weights.split(sizes, 1), self.targets.split(sizes, 1), strict=True):
-            room = PARAMETER_EPS * eps * part.abs().amax(1, keepdim=True)
-            parts.append(part + (goal - part).clamp(-room, room))
-        self.weights = torch.where(self._is["slack"][:, None], torch.cat(parts, 1), self.weights)
+        eps = torch.finfo(self.weights.dtype).eps
+        largest = torch.stack([part.abs().amax(1) for part in self.weights.split(sizes, 1)], 1)
+        room = PARAMETER_EPS * eps * largest        # (L, k): of each element of a tensor
+        self.rounding += (room.double().square() @ torch.tensor(sizes, dtype=torch.float64)).sqrt()
+        if bool(self._slack.any()):
+            most = room.repeat_interleave(torch.tensor(sizes), 1)
+            moved = self.weights + (self.targets - self.weights).clamp(-most, most)
+            self.weights = torch.where(self._slack[:, None], moved, self.weights)
 
 
 def trained(recipe: SteeredDigits, seed: bytes, rates: Mapping[str, float]) -> dict[str, torch.Tensor]:
