@@ -58,7 +58,7 @@ def list_spoofs(families: tuple[str, ...], as_json: bool) -> None:
         {
             "name": kind.name, "family": kind.family, "title": kind.title, "source": kind.source,
             "knows": sorted(kind.knows), "kind": "states" if issubclass(kind, TrajectorySpoof) else "protocol",
-            "modes": sorted(kind.modes), "goal": kind.goal,
+            "goal": kind.goal,
         }
         for kind in found
     ]  # fmt: skip

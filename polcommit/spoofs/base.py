@@ -49,7 +49,6 @@ class Spoof:
     title: ClassVar[str]                                    # a line: what the forger does
     source: ClassVar[str]                                   # paper and section, or 'polcommit'
     knows: ClassVar[frozenset[str]] = frozenset({"W_T", "architecture", "data"})
-    modes: ClassVar[frozenset[str]] = frozenset({"registered", "post hoc"})     # of runs that it can be tried on
     goal: ClassVar[str] = "W_T"     # what is claimed: the stolen 'W_T', or a model of one's 'own', not made as claimed
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from polcommit.spoofs.attacks.adaptive import (
     StructuralZeros,
 )
 from polcommit.spoofs.attacks.adversarial_data import CarriedData, MatchedGradients, VanishingGradients
+from polcommit.spoofs.attacks.again import RegistersAgain
 from polcommit.spoofs.attacks.claims import (
     EarlyHeartbeat,
     PermutedRetraining,
@@ -83,7 +84,7 @@ _PROTOCOL: tuple[type[Spoof], ...] = (
     DataAfterAnchor,
     ExtraTensor, MissingTensor, ForgedSetting, OtherRelease,
     RefusesToOpen, CannotReproduce, OpensOtherSteps, GrindsNonces, ShopsForVerifiers, GrindsBeacons, SeveralRoots,
-    EarlyChallenge, LyingSketches, ForeignEnvironment,
+    RegistersAgain, EarlyChallenge, LyingSketches, ForeignEnvironment,
     SteeringSgd, SteeringAdam, QuietSteering, DecoySteering, StructuralZeros, OptimizerSlack,
 )  # fmt: skip
 

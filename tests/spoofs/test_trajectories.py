@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from hashlib import sha256
 
 import pytest
 import torch
 from trials import EVERY_STEP, RECIPE, TOP_5, FewDigits
 
+from polcommit.errors import UsageError
+from polcommit.screens import Kept, screen
 from polcommit.spoofs.attacks.adversarial_data import MatchedGradients
 from polcommit.spoofs.attacks.data_states import ChangingSamples, ReorderedBatches, SwappedLabels
 from polcommit.spoofs.attacks.inputs import Inputs, buffers_kept, minimised
@@ -15,6 +18,7 @@ from polcommit.spoofs.attacks.ramp import OrdinaryRamp
 from polcommit.spoofs.attacks.retraining import (
     DirectedRetraining,
     SequenceInversion,
+    SmoothedSplice,
     Splice,
     SpliceOffSketch,
     sketch_rows,
@@ -219,6 +223,56 @@ def test_an_ordinary_ramp_is_as_long_as_honest_updates_and_arrives() -> None:
     assert max(lengths) < 1.5 * max(honest)
     left = spoof.notes["left for the last step"]
     assert isinstance(left, float) and left < 1e-3 and result.reached.l2 == 0.0
+
+
+def flagged(spoof: TrajectorySpoof, seed: int, keep: int, first: int) -> set[str]:
+    """Screens that find something odd from step `first` on, in sketches of every `keep`-th state.
+
+    They are told no losses: a forger writes down what it likes.
+    """
+    stage = open_stage(RECIPE, bytes(32), victim(RECIPE, seed)[0], EVERY_STEP, seed)
+    stage.free = frozenset()
+    spoof.forge(stage)
+    log = stage.log()
+    kept = [
+        Kept(
+            step=step,
+            sketch=tuple(sketch([log.checkpoints[step].weights()], sha256(bytes([seed])).digest())),
+            loss=None,
+            learning_rate=log.steps[step - 1].learning_rate if step else None,
+        )
+        for step in range(0, RECIPE.steps + 1, keep)
+    ]
+    flags = screen(kept, steps=RECIPE.steps, batch=RECIPE.batch, samples=RECIPE.samples)
+    return {flag.screen for flag in flags if flag.last >= first}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("keep", [4, 16])
+def test_no_screen_sees_an_ordinary_ramp(seed: int, keep: int) -> None:
+    spoof = OrdinaryRamp()
+    assert flagged(spoof, seed, keep, 1) == set()
+    assert int(spoof.notes["forged"]) > RECIPE.steps // 2, "what detects it is how many steps that takes"
+
+
+@pytest.mark.parametrize("spoof", [Splice, SmoothedSplice, InfinitesimalUpdate], ids=lambda spoof: spoof.name)
+def test_the_same_screens_see_who_does_not_know_them(spoof: type[TrajectorySpoof]) -> None:
+    assert flagged(spoof(), 0, 16, RECIPE.steps - 15)
+
+
+@pytest.mark.parametrize("spoof", [OrdinaryRamp, SmoothedSplice], ids=lambda spoof: spoof.name)
+@pytest.mark.parametrize("m", [1, 3])
+def test_a_jump_or_ramp_takes_as_many_steps_as_it_is_told(spoof: type[OrdinaryRamp | SmoothedSplice], m: int) -> None:
+    """The others are honest, and it arrives all the same."""
+    recipe = FewDigits()
+    stage = open_stage(recipe, bytes(32), victim(recipe, 0)[0], EVERY_STEP, 0)
+    stage.free = frozenset()
+    spoof(m).forge(stage)
+    report = verify(stage.log(), recipe, EVERY_STEP, reference_distances(recipe))
+    assert [i.first for i in report.checked if i.distances.l2 > 0] == list(range(11 - m, 11))
+    assert torch.equal(stage.log().checkpoints[10].weights(), flat(stage.stolen))
+    with pytest.raises(UsageError, match="0 steps"):
+        spoof(0)
 
 
 # the tools

@@ -141,7 +141,27 @@ def test_spoofs_state_their_threat_model() -> None:
     assert [FAMILIES.index(spoof.family) for spoof in SPOOFS] == sorted(FAMILIES.index(s.family) for s in SPOOFS)
     for spoof in SPOOFS:
         assert spoof.knows <= set(KNOWLEDGE) and spoof.title and spoof.source and spoof.__doc__, spoof.name
-        assert spoof.modes <= {"registered", "post hoc"} and spoof.modes and spoof.goal in ("W_T", "own")
+        assert spoof.goal in ("W_T", "own")
+
+
+class Asked(dict[str, float]):
+    """What can be known of plain Proof-of-Learning's terms, and which of it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(Q=2.0, k=2.0, delta=0.01)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: object = None) -> object:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize("spoof", [s for s in TRAJECTORIES if s is not ForgedScheduler], ids=lambda spoof: spoof.name)
+def test_who_uses_what_a_verifier_checks_says_that_it_knows_it(spoof: type[TrajectorySpoof]) -> None:
+    stage = open_stage(SMALL, bytes(32), victim(SMALL, 0)[0], Terms(interval=2, top=2), 0)
+    stage.known = asked = Asked()
+    spoof().forge(stage)
+    assert asked.names == spoof.knows & {"Q", "k", "delta"}
 
 
 def test_a_spoof_is_found_by_its_name() -> None:

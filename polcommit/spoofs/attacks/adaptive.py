@@ -3,7 +3,7 @@
 All of them train for real and claim another environment than the one that they ran in, so that steps are compared
 within a noise profile's tolerance and not bit for bit. `opened` holds the gradients that the forger opens, by step:
 polcommit's own prover would open the true ones. They end where they end: `distance` among the notes says how much of
-the way from W_0 to W_T is left. How far the same gets with many more steps is `steering`'s to say.
+the way from W_0 to W_T is left. How far the same gets with many more steps is `measure.steering`'s to say.
 """
 
 from __future__ import annotations
@@ -221,7 +221,6 @@ class OptimizerSlack(Steering):
 
     name = "optimizer-slack"
     title = "moves weights by the rounding that the comparison of updates lets pass"
-    knows = frozenset({"W_T", "tolerance"})
 
     def step(self, forger: Forger, profile: Profile, batch: FetchedBatch) -> None:
         engine = forger.engine

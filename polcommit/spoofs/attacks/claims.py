@@ -1,19 +1,16 @@
 """Spoofs that claim a model that somebody else has trained, with everything that an opening of that run shows.
 
-Whose model it is, is not for re-execution to find: a copy of an honest run is an honest run. Where everything that is
-shown is true, the order of the anchors decides, and `decided` says so: polcommit's verdict on such a copy stands, and
-says that it was not registered beforehand.
+A beacon, and the seed of a post hoc run as well, counts with account and key: what is true of one run is not true of
+another's, so that a copy is refuted, and honest retraining ends at a model of its own.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from polcommit.events import Anchored
 from polcommit.spoofs.attacks.copies import Change, ShownRun, permutation
 from polcommit.spoofs.attacks.splices import lead
 from polcommit.spoofs.base import PreconditionNotMet, ProtocolSpoof, Stage
@@ -23,14 +20,6 @@ from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt
 from polcommit.spoofs.plain.prover import Honest
 from polcommit.training.replay import Engine
-
-
-def decided(attempt: Attempt, mine: tuple[int, int], theirs: tuple[int, int]) -> Attempt:
-    """What a verdict that stands is worth beside an earlier claim to the same model. Places: (block, log index)."""
-    if attempt.outcome != "accepted" or not theirs < mine:
-        return attempt
-    why = f"{attempt.why}; but anchored in block {mine[0]}, and the victim's run in block {theirs[0]}"
-    return replace(attempt, outcome="precedence", why=why)
 
 
 class ReanchoredTranscript(ProtocolSpoof):
@@ -56,9 +45,7 @@ class ReanchoredTranscript(ProtocolSpoof):
             meter = Meter()
             with meter.timed():
                 opened.copy_into(folder, self.change(arena))
-        put = arena.anchor(thief, folder)
-        verdict = arena.verdict(thief, folder, put)
-        return decided(arena.attempt(verdict, meter), _place(put), _place(theirs.anchored))
+        return arena.attempt(arena.verdict(thief, folder, arena.anchor(thief, folder)), meter)
 
     def change(self, arena: Arena) -> Change | None:
         """What is done to every state."""
@@ -66,13 +53,14 @@ class ReanchoredTranscript(ProtocolSpoof):
 
 
 class PermutedTranscript(ReanchoredTranscript):
-    """The same, with the hidden units of all states in another order: no digest is the victim's, the function is.
+    """The same, with hidden units of all states in another order: no digest is the victim's, the function is.
 
+    Which ones is `HIDDEN`'s to say: all of `digits`, those inside a block of other nets.
     Sums over the units come in another order, so that bits may differ when a step is re-executed.
     """
 
     name = "permuted-transcript"
-    title = "anchors the opened states of an honest run with their hidden units reordered"
+    title = "anchors the opened states of an honest run with hidden units reordered, inside blocks where there are any"
 
     def change(self, arena: Arena) -> Change | None:
         generator = torch.Generator().manual_seed(arena.setting.seed)
@@ -80,7 +68,7 @@ class PermutedTranscript(ReanchoredTranscript):
 
 
 class PermutedRetraining(ProtocolSpoof):
-    """The victim's run, trained again from its W_0 with the hidden units in another order. Costs as much as training.
+    """The victim's run, trained again from its W_0 with hidden units in another order. Costs as much as training.
 
     Every step is real. With the victim's order of the data the same function would come out, in another order of
     units; a run of one's own has an order of its own. It needs a W_0 of its own choice, which a beacon does not give
@@ -107,10 +95,8 @@ class PermutedRetraining(ProtocolSpoof):
             stage = arena.write(folder, meter, retrain, stolen=theirs.stolen)
             reached = _distance(stage.engine, opened, change, stage.steps)
             self.notes["distance to W_T, reordered"] = reached
-        put = arena.anchor(thief, folder)
-        verdict = arena.verdict(thief, folder, put)
-        attempt = arena.attempt(verdict, meter).short_of(reached)
-        return decided(attempt, _place(put), _place(theirs.anchored))
+        verdict = arena.verdict(thief, folder, arena.anchor(thief, folder))
+        return arena.attempt(verdict, meter).short_of(reached)
 
 
 class SameModelLater(ProtocolSpoof):
@@ -132,9 +118,8 @@ class SameModelLater(ProtocolSpoof):
         folder = arena.new_run(thief, seed=genesis.beacon if arena.setting.post_hoc else None)
         meter = Meter()
         arena.train(folder, meter=meter)
-        put = arena.anchor(thief, folder)
-        verdict = arena.verdict(thief, folder, put, released=theirs.stolen)
-        return decided(arena.attempt(verdict, meter), _place(put), _place(theirs.anchored))
+        verdict = arena.verdict(thief, folder, arena.anchor(thief, folder), released=theirs.stolen)
+        return arena.attempt(verdict, meter)
 
 
 class EarlyHeartbeat(ProtocolSpoof):
@@ -163,12 +148,7 @@ class EarlyHeartbeat(ProtocolSpoof):
         put = arena.anchor(thief, folder)
         self.notes["blocks between the heads"] = put.position.block - first.position.block
         verdict = arena.verdict(thief, folder, put)
-        # no matter of precedence: its steps are forged
         return arena.attempt(verdict, meter)
-
-
-def _place(anchored: Anchored) -> tuple[int, int]:
-    return anchored.position.block, anchored.position.log_index
 
 
 def _begin_at(engine: Engine, opened: ShownRun, change: Change) -> None:

@@ -27,8 +27,12 @@ from polcommit.training.environment import fingerprint
 from polcommit.training.tree import raw_bytes, tensor_content, tensor_from_bytes
 
 #: A layer, its normalisation, and the layer that takes its outputs, by the names that the shipped recipes give them:
-#: the order of what lies between does not matter.
-HIDDEN = (("conv1", "norm1", "conv2"), ("expand", None, "contract"))
+#: the order of what lies between does not matter. Of `digits` that is all there is between input and output; of the
+#: residual nets what is inside a block, and of `gpt` inside a feed-forward part. Streams that blocks add to, and
+#: attention heads, keep their order.
+HIDDEN = (
+    ("conv1", "norm1", "conv2"), ("conv2", "norm2", "conv3"), ("conv2", "norm2", "out"), ("expand", None, "contract"),
+)  # fmt: skip
 
 Change = Callable[[TensorEntry, torch.Tensor], torch.Tensor]
 
@@ -102,25 +106,36 @@ def permutation(model: nn.Module, generator: torch.Generator) -> Change:
     Raises:
         PreconditionNotMet: the model has none that are known.
     """
-    moved: dict[str, tuple[int, torch.Tensor]] = {}     # tensor of the model -> dimension, new order
+    moved: dict[str, dict[int, torch.Tensor]] = {}      # tensor of the model -> dimension -> new order
     for place, inner, norm, outer, width in hidden_units(model):
         order = torch.randperm(width, generator=generator)
         for layer in (inner, norm):
             if layer is not None:
                 inside = place.get_submodule(layer)
                 names = [name for held in (inside.named_parameters(), inside.named_buffers()) for name, _ in held]
-                moved |= {f"{prefix_of(model, place)}{layer}.{name}": (0, order) for name in names}
-        moved[f"{prefix_of(model, place)}{outer}.weight"] = (1, order)
+                for name in names:
+                    moved.setdefault(f"{prefix_of(model, place)}{layer}.{name}", {})[0] = order
+        moved.setdefault(f"{prefix_of(model, place)}{outer}.weight", {})[1] = order
 
     def change(entry: TensorEntry, tensor: torch.Tensor) -> torch.Tensor:
         name = entry.name.partition("/")[2]
         name = name if entry.kind != "optimizer" else name.rpartition("/")[0]
-        dimension, order = moved.get(name, (0, None))
-        if order is None or tensor.dim() <= dimension or tensor.shape[dimension] != len(order):
-            return tensor
-        return tensor.index_select(dimension, order)
+        for dimension, order in moved.get(name, {}).items():
+            tensor = _reordered(tensor, dimension, order)
+        return tensor
 
     return change
+
+
+def _reordered(tensor: torch.Tensor, dimension: int, order: torch.Tensor) -> torch.Tensor:
+    """One dimension in another order of its units, each of which may have several places in a row: a flattened image.
+
+    A tensor without such a dimension, a step count for instance, is as it was.
+    """
+    if tensor.dim() <= dimension or tensor.shape[dimension] % len(order):
+        return tensor
+    places = torch.arange(tensor.shape[dimension]).reshape(len(order), -1)
+    return tensor.index_select(dimension, places[order].reshape(-1))
 
 
 def hidden_units(model: nn.Module) -> list[tuple[nn.Module, str, str | None, str, int]]:

@@ -112,6 +112,7 @@ class LyingSketches(OpeningSpoof):
 
     name = "lying-sketches"
     title = "jumps to the stolen model, and tells smooth sketches of the states that are not opened"
+    knows = frozenset({"W_T", "architecture", "data", "screens"})
     goal = "own"
 
     def attack(self, arena: Arena) -> Attempt:
@@ -169,6 +170,7 @@ class ForeignEnvironment(OpeningSpoof):
 
     name = "foreign-environment"
     title = "claims another machine, and opens gradients that lead wherever it wants"
+    knows = frozenset({"W_T", "architecture", "data", "tolerance"})
 
     def attack(self, arena: Arena) -> Attempt:
         party, meter = arena.party(), Meter()

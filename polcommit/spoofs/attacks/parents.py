@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from polcommit.encoding import encode
 from polcommit.records import ParentClaim, Receipt
+from polcommit.session.challenge import Verifier
 from polcommit.session.parents import FoundParent
 from polcommit.session.run import load_run
 from polcommit.signing import sign_verdict
@@ -14,20 +16,18 @@ from polcommit.spoofs.attacks.protocol import signed_off
 from polcommit.spoofs.attacks.splices import Spliced, spliced
 from polcommit.spoofs.base import ProtocolSpoof
 from polcommit.spoofs.checkpoint import flat, relative_distance
-from polcommit.spoofs.cost import Meter
 from polcommit.spoofs.opponent.arena import Arena
 from polcommit.spoofs.opponent.attempt import Attempt, best
-from polcommit.spoofs.opponent.setting import Party
 from polcommit.storage.runfolder import RunFolder
 from polcommit.storage.types import StoredParent
 from polcommit.training.measure import opened_parameters
 
 
-def child_of(arena: Arena, party: Party, parent: FoundParent, meter: Meter, **terms: Any) -> Attempt:
-    """A run that starts from the parent's final state, trained honestly and judged."""
-    folder = arena.new_run(party, parent=parent, **terms)
-    arena.train(folder, meter=meter)
-    return arena.attempt(arena.verdict(party, folder, arena.anchor(party, folder)), meter)
+def child_of(arena: Arena, run: Spliced, receipt: Receipt) -> Attempt:
+    """A run that starts from the final state of `run`, trained honestly and judged; `receipt` is on its parent."""
+    folder = arena.new_run(run.party, parent=claimed(run.folder, receipt))
+    arena.train(folder, meter=run.meter)
+    return arena.attempt(arena.verdict(run.party, folder, arena.anchor(run.party, folder)), run.meter)
 
 
 def claimed(folder: RunFolder, receipt: Receipt) -> FoundParent:
@@ -49,51 +49,42 @@ class StolenParent(ProtocolSpoof):
     title = "claims a stolen model as the final state of a parent run of its own"
     source = "Jia et al. 2021, §V-D3; polcommit"
     goal = "own"
+    parent: ClassVar[Mapping[str, Any]] = {}        # terms of the made-up run: as the setting has it
 
     def attack(self, arena: Arena) -> Attempt:
         friend = arena.new_verifier()
-        run = spliced(arena, verifiers=(friend,))
+        run = spliced(arena, verifiers=(friend,), **self.parent)
+        index = run.folder.states.get(arena.setting.recipe.steps)
+        end = flat(opened_parameters(index, run.folder.tensors.get))
+        self.notes["distance of the parent to W_T"] = relative_distance(end, flat(arena.target))
         receipt = self._verdict(arena, run)
-        lied = sign_verdict(friend.key, signed_off(receipt.verdict, friend))
+        self.notes["verdict on the parent"] = f"{receipt.verdict.verdict}: {Attempt.of(receipt.verdict).why}"
+        lied = sign_verdict(friend.key, replace(signed_off(receipt.verdict, friend), registered=True))
         attempts = []
         for name, shown in (("its true verdict", receipt), ("a friend's", lied)):
-            attempts.append(child_of(arena, run.party, claimed(run.folder, shown), run.meter))
+            attempts.append(child_of(arena, run, shown))
             self.notes[name] = f"{attempts[-1].outcome}: {attempts[-1].why}"
         return best(attempts)
 
     def _verdict(self, arena: Arena, run: Spliced) -> Receipt:
-        announced = arena.announce(run.put)
+        announced = arena.announce(run.put, verifier=lenient(arena))
         return arena.settle(announced, arena.answer(run.party, run.folder, announced.challenge))
 
 
-class LaunderedParent(ProtocolSpoof):
-    """A post hoc parent that re-executes, trained under the victim's beacon as its seed; its child is registered.
+class LaunderedParent(StolenParent):
+    """The same by a post hoc run; the child is registered beforehand, where the setting has such runs.
 
-    What the child starts from is true, accepted, and not registered beforehand: so neither is the child, whatever its
-    own registration says. It is not the victim's model either: a post hoc seed counts with account and key.
+    The child's own order and random streams are a beacon's, and its own steps are true. What it starts from is neither:
+    a child is no more registered than its parent, and no better than the verdict on that.
     """
 
     name = "laundered-parent"
-    family = "starting point"
-    title = "registers a run that continues a post hoc copy of the victim's"
+    title = "claims a stolen model as the final state of a post hoc parent, by a child that is registered"
     source = "polcommit"
-    knows = frozenset({"W_T", "architecture", "data", "transcript"})
-    goal = "own"
+    parent: ClassVar[Mapping[str, Any]] = {"post_hoc": True}
 
-    def attack(self, arena: Arena) -> Attempt:
-        theirs, thief, meter = arena.victim, arena.party(), Meter()
-        registration = theirs.folder.registration
-        assert registration is not None
-        parent = arena.new_run(thief, post_hoc=True, seed=registration.beacon)
-        arena.train(parent, meter=meter)
-        lenient = replace(arena.connection, policy=replace(arena.connection.policy, registered=False))
-        verifier = replace(arena.verifier, connection=lenient)      # the same, who takes post hoc runs as well
-        accepted = arena.verdict(thief, parent, arena.anchor(thief, parent), verifier=verifier)
-        self.notes["verdict on the parent"] = f"{accepted.verdict}: {Attempt.of(accepted).why}"
-        receipt = next(one for one in parent.receipts() if one.verdict == accepted)
-        attempt = child_of(arena, thief, claimed(parent, receipt), meter, post_hoc=False)
-        self.notes["the child is registered, says its verdict"] = bool(attempt.registered)
-        index = parent.states.get(arena.setting.recipe.steps)
-        reached = relative_distance(flat(opened_parameters(index, parent.tensors.get)), flat(theirs.stolen))
-        self.notes["distance of the parent to W_T"] = reached
-        return attempt.short_of(reached)
+
+def lenient(arena: Arena) -> Verifier:
+    """The arena's verifier, but one who takes post hoc runs as well."""
+    connection = replace(arena.connection, policy=replace(arena.connection.policy, registered=False))
+    return replace(arena.verifier, connection=connection)

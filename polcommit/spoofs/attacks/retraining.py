@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from polcommit import prf
+from polcommit.errors import UsageError
 from polcommit.spoofs.attacks.starts import choose_start
 from polcommit.spoofs.base import Stage, TrajectorySpoof
 from polcommit.spoofs.checkpoint import Weights, relative_distance
@@ -30,6 +31,7 @@ class SequenceInversion(TrajectorySpoof):
     family = "retraining"
     title = "inverts the steps of training, from the stolen model back to some start"
     source = "Jia et al. 2021, §VI-B (inverse gradient); Fang et al. 2023, §7"
+    knows = frozenset({"W_T", "architecture", "data", "delta", "k"})
     substitutions = 3
     gentle = 0.1        # of the recipe's rate, where it may be chosen: the inverse of a large step is no contraction
 
@@ -166,15 +168,21 @@ class SpliceOffSketch(Splice):
 
 
 class SmoothedSplice(Splice):
-    """The same, over a quarter of the run: each part of the jump is shorter, and there are as many to find."""
+    """The same, over `m` steps, by default a quarter of the run: parts of the jump are shorter, and more to find."""
 
     name = "splice-smoothed"
-    title = "the same, with the jump smoothed over a quarter of the steps"
+    title = "the same, with the jump smoothed over the last steps, a quarter of them"
     source = "polcommit"
     part = 4
 
+    def __init__(self, m: int | None = None) -> None:
+        super().__init__()
+        if m is not None and m < 1:
+            raise UsageError(f"a jump over {m} steps", hint="it takes at least one, the last")
+        self.m = m          # steps of the jump; None: a `part` of the run
+
     def length(self, stage: Stage) -> int:
-        return max(stage.steps // self.part, 1)
+        return min(self.m or max(stage.steps // self.part, 1), stage.steps)
 
 
 def sketch_rows(seed: bytes, size: int) -> torch.Tensor:

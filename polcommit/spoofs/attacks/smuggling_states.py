@@ -29,6 +29,7 @@ class ForgedMomentum(TrajectorySpoof):
     family = "smuggling"
     title = "an honest run of its own, and forged momentum that makes one step land on the stolen model"
     source = "polcommit"
+    knows = frozenset({"W_T", "architecture", "data", "k"})
     corrections = 3
 
     def forge(self, stage: Stage) -> None:

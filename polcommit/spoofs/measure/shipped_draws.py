@@ -109,8 +109,8 @@ def section(result: Mapping[str, Any]) -> str:
         for name, found in result["profiles"].items()
     ]  # fmt: skip
     words = figures.paragraph(
-        "Honest runs of the recipes themselves, each from a seed of its own, trained with oneDNN on one thread, and "
-        "its draw re-executed without: draws that tests 1 to 3 refute, under the profile that ships. The upper bound is "
+        "Honest runs of the recipes themselves, each from a seed of its own, trained with oneDNN on one thread, its "
+        "draw re-executed without: draws that tests 1 to 3 refute, under the profile that ships. The upper bound is "
         "Clopper and Pearson's, one-sided, at 95 %. Draws are small and of the first steps, where gates open and close "
         "most often; of larger draws and later steps this says nothing."
     )

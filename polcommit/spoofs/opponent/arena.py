@@ -103,8 +103,6 @@ class Arena:
             PreconditionNotMet: it cannot be tried in this setting.
             StorageError: there is no room for what it writes.
         """
-        if self.setting.mode not in spoof.modes:
-            raise PreconditionNotMet(f"'{spoof.name}' is no attack on runs that are {self.setting.mode}")
         with cleared(self.home):
             if isinstance(spoof, TrajectorySpoof):
                 return self.forge(spoof)

@@ -14,8 +14,7 @@ from polcommit.records import Finding, Verdict
 #: rejected       a verifier found a contradiction
 #: inconclusive   a verifier gave neither; nobody may read that as support
 #: refused        nothing came before a verifier: the ledger, or the victim, did not play along
-#: precedence     likewise, and claimed later than the run that it was taken from: the order of anchors decides about it
-OUTCOMES = ("accepted", "missed", "rejected", "inconclusive", "refused", "precedence")
+OUTCOMES = ("accepted", "missed", "rejected", "inconclusive", "refused")
 
 REACHED = 1e-3          # share of ‖W_T‖: a model that close to the stolen one is taken for it
 
@@ -100,7 +99,7 @@ class Attempt:
 
 def best(attempts: Sequence[Attempt]) -> Attempt:
     """Of several tries, the one in which the forger came furthest; of equal ones the first."""
-    order = ("refused", "rejected", "missed", "inconclusive", "precedence", "accepted")
+    order = ("refused", "rejected", "missed", "inconclusive", "accepted")
     return max(attempts, key=lambda attempt: order.index(attempt.outcome))
 
 

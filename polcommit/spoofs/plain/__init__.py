@@ -7,5 +7,5 @@ and accepts if the weights come out within δ of the next checkpoint.
 
 Nothing here is committed, signed or timestamped; the verifier's choice is known beforehand; the optimizer state is
 never compared with anything; what a prover wants to be the data, order, rate and start is. Those are the holes
-that the spoofs beside this package go through, and none of this is to be relied on for anything else.
+that the spoofs in `attacks` go through, and none of this is to be relied on for anything else.
 """
