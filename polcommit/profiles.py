@@ -153,7 +153,8 @@ def require_applies(
     if misfit is not None:
         raise UsageError(
             f"noise profile '{profile.name}' is {misfit}",
-            hint="measure one for this recipe and these environments with 'polcommit calibrate'",
+            hint="measure one for this recipe and these environments with 'polcommit calibrate'; or go on with "
+            "'--resume ID' and without this profile: the policy's and the shipped ones are tried then",
         )
 
 

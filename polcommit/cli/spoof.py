@@ -174,10 +174,15 @@ def _chosen(names: tuple[str, ...], families: tuple[str, ...]) -> tuple[type[Spo
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
         raise UsageError(f"no family {unknown[0]!r}", hint=f"there are: {', '.join(FAMILIES)}")
-    wanted = {find_spoof(name) for name in names}
+    wanted = tuple(dict.fromkeys(find_spoof(name) for name in names))
+    every, wrong = all_spoofs()
+    for message in wrong:
+        common.say(f"warning: {message}")
     if not names and not families:
-        return all_spoofs()
-    return tuple(kind for kind in all_spoofs() if kind in wanted or kind.family in families)
+        return every
+    return tuple(kind for kind in every if kind in wanted or kind.family in families) + tuple(
+        kind for kind in wanted if kind not in every
+    )
 
 
 def _recipe(name: str | None, settings: tuple[str, ...], data: str | None, device: str | None) -> Recipe:

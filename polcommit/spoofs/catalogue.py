@@ -2,13 +2,15 @@
 
     [project.entry-points."polcommit.spoofs"]
     my-attack = "my_package.attacks:MyAttack"
+
+What another package brings and cannot be imported is left out, and said; it does not keep anybody from the others.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
-from polcommit.errors import Unavailable, UsageError
+from polcommit.errors import PolcommitError, Unavailable, UsageError
 from polcommit.spoofs.attacks.adaptive import (
     DecoySteering,
     OptimizerSlack,
@@ -94,29 +96,48 @@ SPOOFS: tuple[type[Spoof], ...] = tuple(
 )
 
 
-def all_spoofs() -> tuple[type[Spoof], ...]:
-    """SPOOFS, and those that other packages install.
-
-    Raises:
-        UsageError: an entry point names something that is no spoof, or two have one name.
-        Unavailable: importing it fails.
-    """
-    found = {spoof.name: spoof for spoof in SPOOFS}
+def all_spoofs() -> tuple[tuple[type[Spoof], ...], tuple[str, ...]]:
+    """SPOOFS and those that other packages install; and what is wrong with those that cannot be had."""
+    found, wrong = {spoof.name: spoof for spoof in SPOOFS}, []
     for entry in entry_points(group=GROUP):
         try:
-            spoof = entry.load()
-        except Exception as error:  # another package's module can fail in any way
-            raise Unavailable(f"spoof {entry.name}: {entry.value} cannot be imported: {error!r}") from error
-        if not (isinstance(spoof, type) and issubclass(spoof, Spoof)) or getattr(spoof, "family", "") not in FAMILIES:
-            raise UsageError(f"spoof {entry.name}: {entry.value} is not a Spoof of one of the families")
+            spoof = _loaded(entry.name, entry.value)
+        except PolcommitError as error:
+            wrong.append(error.message)
+            continue
         if found.setdefault(spoof.name, spoof) is not spoof:
-            raise UsageError(f"two spoofs are named {spoof.name}", hint=f"one of them is {entry.value}")
-    return tuple(sorted(found.values(), key=lambda spoof: FAMILIES.index(spoof.family)))
+            wrong.append(f"two spoofs are named {spoof.name}: {entry.value} is left out")
+    return tuple(sorted(found.values(), key=lambda spoof: FAMILIES.index(spoof.family))), tuple(wrong)
 
 
 def find_spoof(name: str) -> type[Spoof]:
-    """The spoof of this name. Raises UsageError if there is none, or as `all_spoofs`."""
-    for spoof in all_spoofs():
+    """The spoof of this name, or 'package.module:Class'.
+
+    Raises:
+        UsageError: there is none, or it is no spoof.
+        Unavailable: importing it fails.
+    """
+    if ":" in name:
+        return _loaded(name, name)
+    for spoof in SPOOFS:
         if spoof.name == name:
             return spoof
-    raise UsageError(f"no spoof {name[:100]!r}", hint="'polcommit spoof list' names them")
+    named = [_loaded(entry.name, entry.value) for entry in entry_points(group=GROUP) if entry.name == name]
+    if named:
+        return named[0]
+    for spoof in all_spoofs()[0]:       # a class's own name need not be its entry point's
+        if spoof.name == name:
+            return spoof
+    hint = "'polcommit spoof list' names them; one of your own is 'package.module:Class'"
+    raise UsageError(f"no spoof {name[:100]!r}", hint=hint)
+
+
+def _loaded(name: str, value: str) -> type[Spoof]:
+    try:
+        spoof = EntryPoint(name, value, GROUP).load()
+    except Exception as error:  # another package's module can fail in any way
+        hint = "mend it, or uninstall the package that brings it"
+        raise Unavailable(f"spoof {name}: {value} cannot be imported: {error!r}", hint=hint) from error
+    if not (isinstance(spoof, type) and issubclass(spoof, Spoof)) or getattr(spoof, "family", "") not in FAMILIES:
+        raise UsageError(f"spoof {name}: {value} is not a Spoof of one of the families")
+    return spoof

@@ -188,13 +188,17 @@ def test_other_packages_can_add_spoofs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalogue, "entry_points", lambda group: [entry] if group == catalogue.GROUP else [])
 
     installed("Mine")
-    assert find_spoof("mine").family == "adaptive"
-    installed("SameName")
-    with pytest.raises(UsageError, match="two spoofs are named splice"):
-        find_spoof("splice")
-    installed("SMALL")
-    with pytest.raises(UsageError, match="is not a Spoof"):
-        find_spoof("splice")
-    installed("Missing")
-    with pytest.raises(Unavailable, match="cannot be imported"):
-        find_spoof("splice")
+    assert find_spoof("mine").family == find_spoof("x").family == "adaptive"
+    assert find_spoof("test_trajectories_all:Mine") is find_spoof("mine")
+    for value, error, message in (
+        ("SameName", None, "two spoofs are named splice"),
+        ("SMALL", UsageError, "is not a Spoof"),
+        ("Missing", Unavailable, "cannot be imported"),
+    ):
+        installed(value)
+        found, wrong = catalogue.all_spoofs()
+        assert found == SPOOFS and message in wrong[0], "the others are there all the same"
+        assert find_spoof("splice") in SPOOFS
+        if error is not None:
+            with pytest.raises(error, match=message):
+                find_spoof("x")

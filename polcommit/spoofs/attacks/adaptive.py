@@ -141,7 +141,22 @@ class Steering(ProtocolSpoof):
             pinned = all(configuration.get(key) == value for key, value in profile.configuration)
             if profile.recipe == name and pinned:
                 return profile
-        raise PreconditionNotMet(f"no noise profile ships for recipe {name!r} as it is configured: nothing tolerated")
+        raise PreconditionNotMet(
+            f"no noise profile ships for recipe {name!r} as it is configured: nothing tolerated; {_shipped_for(name)}"
+        )
+
+
+def _shipped_for(recipe: str) -> str:
+    """What to ask for instead, where that is short."""
+    found = [profile for profile in noise.shipped() if profile.recipe == recipe]
+    if not found:
+        return f"profiles ship for {', '.join(sorted({profile.recipe for profile in noise.shipped()}))}"
+    sizes = {"batch", "width", "blocks", "tied"}
+    ways = (
+        " ".join(f"--set '{name}={value}'" for name, value in profile.configuration if name in sizes)
+        for profile in found
+    )
+    return f"with {' or '.join(ways)}, and defaults else, one does"
 
 
 class SteeringSgd(Steering):

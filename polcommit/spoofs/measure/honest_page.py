@@ -36,7 +36,7 @@ def section(result: Mapping[str, Any]) -> str:
             "largest relative distance of a gradient:"
         ),
         figures.table(header, rows),
-        _failures(result), _verdicts(result["verdicts"]), _reaches(result), SCREENS,
+        _failures(result), _verdicts(result["verdicts"], result["steps"]), _reaches(result), SCREENS,
         "![Largest relative distances of honest runs, and the tolerance](figures/honest.svg)",
     ))  # fmt: skip
 
@@ -55,13 +55,14 @@ def _failures(result: Mapping[str, Any]) -> str:
     )
 
 
-def _verdicts(found: Mapping[str, Any]) -> str:
+def _verdicts(found: Mapping[str, Any], steps: int) -> str:
     flags = ", ".join(f"{count} of '{name}'" for name, count in found["flags"].items()) or "none"
     text = figures.paragraph(
         f"And {found['runs']} runs of the same kinds through all of polcommit, with a chain, keys and a verifier: "
         f"{found['post hoc']} of them post hoc, the others registered before training, {found['resumed']} recorded in "
         f"two sittings, {found['drawn']} steps drawn of each. {found['accepted']} of {found['runs']} verdicts are "
-        f"'accepted', bit for bit. Flags, which in runs as short as these decide nothing: {flags}."
+        f"'accepted', bit for bit. Flags, which decide nothing: {flags} (runs of {steps} steps are less than a pass "
+        "over the data, which is what 'work' says)."
     )
     if not found["why"]:
         return text

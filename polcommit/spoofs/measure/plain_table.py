@@ -129,8 +129,15 @@ def section(result: dict[str, Any]) -> str:
         f"The largest distance that each log's verifier met, {len(result['seeds'])} trials a line; logs left of δ "
         f"pass. Below {LEAST:g}, bit for bit equal included, stands as {LEAST:g}."
     )
+    recipe, terms = result["recipe"], result["terms"]
+    what = (
+        f"`digits` with {recipe['steps']} steps of {recipe['batch']}, width {recipe['width']}, a checkpoint every "
+        f"{terms['interval']}, Q = {terms['top']}, δ = {terms['delta']:g}, {len(result['seeds'])} trials of each. "
+        f"Distances are in the metrics {', '.join(map(str, terms['metrics']))}, over those between independent "
+        "trainings; the first finding is that of the first trial that has one. `honest` is honest training."
+    )
     picture = "![Largest distance of each trial, by spoof](figures/plain.svg)"
-    return f"{markdown(result)}\n\n{picture}\n\n{figures.paragraph(words)}"
+    return f"{figures.paragraph(what)}\n\n{markdown(result)}\n\n{picture}\n\n{figures.paragraph(words)}"
 
 
 def main() -> None:
