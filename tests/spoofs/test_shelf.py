@@ -67,7 +67,8 @@ def log_of(steps: int) -> tuple[Log, int]:
     stage = open_stage(recipe, bytes(32), victim(WIDE, 0)[0], EVERY_STEP, 0)
     Honest().forge(stage)
     log = stage.log()
-    return log, sum(thing.nbytes for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    found = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    return log, sum(thing.nbytes for thing in found if thing.layout == torch.strided)    # others' sparse ones have no size
 
 
 def size_of(checkpoint: Checkpoint) -> int:
