@@ -68,7 +68,7 @@ def log_of(steps: int) -> tuple[Log, int]:
     Honest().forge(stage)
     log = stage.log()
     found = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    return log, sum(thing.nbytes for thing in found if thing.layout == torch.strided)    # others' sparse ones have no size
+    return log, sum(thing.nbytes for thing in found if thing.layout == torch.strided)
 
 
 def size_of(checkpoint: Checkpoint) -> int:
